@@ -1,0 +1,55 @@
+# Each target does its own set-up, so `make book` and `make test` work on a fresh clone.
+PYTHON ?= python3
+PORT ?= 8000
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup book test site notebooks serve lint format mutants clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv with the locked versions and the package
+
+$(READY): requirements.lock pyproject.toml tools/environment.py
+	@$(PYTHON) tools/environment.py $(VENV)
+
+book: $(READY)  ## execute every chapter and build the book into _build/html
+	@$(BIN)/python tools/book.py
+
+notebooks: $(READY)  ## export the chapters as plain notebooks into _build/notebooks
+	@$(BIN)/python tools/notebooks.py
+
+test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a notebook
+	@echo "tests, doctests and notebooks, $(JOBS) at a time"
+	@$(BIN)/python -m pytest tests refimpl _build/notebooks -m "not site" -n $(JOBS) --dist loadfile \
+	  --doctest-modules --ignore=tests/mutations.py \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(ARGS)
+
+site: $(READY)  ## test the built book: links, offline resources, a real browser
+	@$(BIN)/python -m pytest tests/book -m site $(ARGS)
+
+serve: book  ## build, then show the book on http://localhost:$(PORT)
+	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+lint: $(READY)  ## check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## let ruff format and fix what it can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+mutants: $(READY)  ## break the package on purpose and see that the tests notice
+	@$(BIN)/python tests/mutations.py
+
+clean:  ## remove everything that was built (the environment stays)
+	rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
