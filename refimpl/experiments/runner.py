@@ -1,0 +1,129 @@
+"""How an experiment runs: job by job, with progress, resumable after a kill, written atomically."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from refimpl.arrays import check_count
+from refimpl.experiments.records import SCHEMA, check_record, provenance, write_record
+from refimpl.run import Result, Trace
+
+SCALES = ("smoke", "ci", "full")
+
+
+@dataclass(frozen=True)
+class Experiment(ABC):
+    """One experiment of the book. ``name`` is also the name of its record.
+
+    A subclass says what its settings are, which jobs they imply, and how one job runs.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """One line for the list of experiments."""
+
+    @abstractmethod
+    def settings(self, scale: str, seeds: int | None) -> dict[str, Any]:
+        """Every choice that decides the results, as plain JSON values."""
+
+    @abstractmethod
+    def jobs(self, settings: Mapping[str, Any]) -> Sequence[str]:
+        """Keys of the independent pieces of work."""
+
+    @abstractmethod
+    def run_job(self, job: str, settings: Mapping[str, Any], device: str) -> list[dict[str, Any]]:
+        """Run one job: a list of runs, each with ``key``, ``status``, ``steps``, ``loss`` and its curve."""
+
+    def record(self, folder: Path, *, scale: str = "full", seeds: int | None = None, device: str = "cpu") -> Path:
+        """Run every job that is not done yet and write the record ``folder/name.json``; return its path.
+
+        A partial record is written after each job. Started again with the same settings, the experiment continues;
+        with other settings it starts afresh.
+
+        Raises
+        ------
+        ValueError
+            Unknown scale, or fewer than one seed.
+        """
+        if scale not in SCALES:
+            raise ValueError(f"unknown scale {scale!r}; choose one of {list(SCALES)}")
+        if seeds is not None:
+            check_count("seeds", seeds)
+        settings = {"scale": scale, **self.settings(scale, seeds)}
+        partial = folder / f".{self.name}.partial.json"
+        done = _resume(partial, settings)
+        for job in tqdm(self.jobs(settings), desc=self.name, unit="job"):
+            if job in done:
+                continue
+            done[job] = self.run_job(job, settings, device)
+            write_record(partial, {"settings": settings, "done": done})
+        record = {
+            "schema": SCHEMA,
+            "experiment": self.name,
+            "settings": settings,
+            "runs": [run for job in self.jobs(settings) for run in done[job]],
+            "provenance": provenance(device),
+        }
+        check_record(record, self.name)
+        path = folder / f"{self.name}.json"
+        write_record(path, record)
+        partial.unlink(missing_ok=True)
+        return path
+
+
+def run_summary(key: str, result: Result, *, points: int = 120, **extra: Any) -> dict[str, Any]:
+    """One run for a record: how it ended, and its curve thinned to about ``points`` rows, dense at the start."""
+    rows = thinned(len(result.trace), points)
+    curve = {
+        name: np.asarray(result.trace[name], dtype=float)[rows].tolist() for name in ("step", "loss", "work", "seconds")
+    }
+    return {
+        "key": key,
+        "status": result.status,
+        "message": result.message,
+        "steps": result.steps,
+        "loss": result.loss,
+        "curve": curve,
+        **extra,
+    }
+
+
+def run_of(result: Result, row: int) -> Result:
+    """Run ``row`` of a batched result, as if it had run alone. Work and seconds stay those of the whole batch."""
+    columns = {
+        name: [value[row] if np.ndim(value) else value for value in values]
+        for name, values in result.trace.columns.items()
+    }
+    loss = float(columns["loss"][-1])
+    status = result.status if np.isfinite(loss) else "diverged"
+    return replace(result, x=result.x[row, ...], loss=loss, status=status, trace=Trace(columns))
+
+
+def thinned(length: int, points: int) -> np.ndarray:
+    """Row numbers from 0 to ``length - 1``, at most about ``points``, geometrically spaced, both ends included.
+
+    >>> thinned(5, 100).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    if length <= points:
+        return np.arange(length)
+    return np.unique(np.rint(np.geomspace(1, length, points)).astype(int) - 1)
+
+
+def _resume(partial: Path, settings: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    if not partial.is_file():
+        return {}
+    earlier = json.loads(partial.read_text(encoding="utf-8"))
+    same = earlier["settings"] == json.loads(json.dumps(settings))
+    return dict(earlier["done"]) if same else {}

@@ -1,0 +1,298 @@
+"""What a method may ask of a loss.
+
+A :class:`Problem` is a loss with its data. ``problem.at(x, sample)`` gives a :class:`Point`: one place, one
+sample, and everything an optimizer may want to know there. A Point computes each quantity at most once and counts
+what it computed, because the book compares methods by work, which does not depend on the machine.
+
+A new problem implements :class:`Evaluation` (the mathematics at one place); Point adds the checks at the door, the
+memory and the counting, in one place for every problem.
+
+Shapes: ``x, gradient, v, H v: (n,)``; outputs and vectors in output space ``(o,)``. Problems that say
+``batched = True`` accept leading axes ``(..., n)``: many runs in one program.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from refimpl.arrays import Array, Backend, all_finite, check_array, get_backend
+
+Sample = Any
+"""What ``problem.draw`` returned: a minibatch, a noise value, or None. Opaque to every optimizer."""
+
+
+class Counts(NamedTuple):
+    """How often each quantity was evaluated. Counts add up along a run.
+
+    ``loss`` counts forward passes that were not part of a gradient: a gradient evaluation includes the loss at the
+    same point. A dense Hessian counts as n products, whatever the route. ``ggnvp`` is kept for information: each
+    one is a ``jvp`` and a ``vjp``, which are counted as well.
+
+    >>> (Counts(gradient=1) + Counts(loss=3, hvp=2)).work
+    6.0
+    """
+
+    loss: int = 0
+    gradient: int = 0
+    hvp: int = 0
+    jvp: int = 0
+    vjp: int = 0
+    ggnvp: int = 0
+
+    def __add__(self, other: tuple[int, ...]) -> Counts:  # type: ignore[override]
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def labelled(self) -> dict[str, int]:
+        """The counts under the names a trace uses: ``gradient_count`` and so on."""
+        return {f"{key}_count": value for key, value in self._asdict().items()}
+
+    @property
+    def work(self) -> float:
+        """Work in gradient evaluations: loss 1/3, gradient 1, hvp 2, jvp and vjp 2/3 each.
+
+        These are the ratios of multiply-adds in a network of dense or convolutional layers when what depends only
+        on the point is kept (Griewank & Walther 2008, ch. 3 and 4; chapter 2 of the book measures them).
+        """
+        return self.loss / 3 + self.gradient + 2 * self.hvp + 2 * (self.jvp + self.vjp) / 3
+
+
+class Evaluation(ABC):
+    """The mathematics of a loss at one place and one sample. Implemented by problems, used only by Point.
+
+    ``hessian`` may return None where there is no route cheaper than n products. The output-space functions exist
+    only where ``has_outputs`` is true: the loss is then L(phi(x)) with L convex in the outputs phi.
+    """
+
+    has_outputs: ClassVar[bool] = False
+
+    @abstractmethod
+    def loss(self) -> Array:
+        """The loss, shape () (or the batch shape)."""
+
+    @abstractmethod
+    def gradient(self) -> Array:
+        """The gradient, shape (n,)."""
+
+    @abstractmethod
+    def hvp(self, v: Array) -> Array:
+        """The product of the Hessian with v, shape (n,)."""
+
+    def hessian(self) -> Array | None:
+        """The Hessian (n, n), or None to have it built from products."""
+        return None
+
+    def outputs(self) -> Array:
+        """The outputs phi(x), shape (o,)."""
+        raise NotImplementedError
+
+    def output_gradient(self) -> Array:
+        """dL/dphi, shape (o,)."""
+        raise NotImplementedError
+
+    def output_hvp(self, u: Array) -> Array:
+        """(d2L/dphi2) u, shape (o,)."""
+        raise NotImplementedError
+
+    def jvp(self, v: Array) -> Array:
+        """(dphi/dx) v, shape (o,): one forward-mode pass."""
+        raise NotImplementedError
+
+    def vjp(self, u: Array) -> Array:
+        """(dphi/dx)^T u, shape (n,): one reverse-mode pass."""
+        raise NotImplementedError
+
+
+class Problem(ABC):
+    """A loss with its data, its starting points and its samples.
+
+    Parameters
+    ----------
+    n : number of parameters.
+    backend : where arrays live (:func:`refimpl.arrays.get_backend`); NumPy float64 by default.
+    """
+
+    name: str = ""
+    batched: ClassVar[bool] = False
+
+    def __init__(self, n: int, backend: Backend | None = None) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"a problem needs at least one parameter, got n={n!r}")
+        self.n = n
+        self.backend = backend if backend is not None else get_backend("numpy")
+
+    @abstractmethod
+    def evaluation(self, x: Array, sample: Sample) -> Evaluation:
+        """The mathematics at ``x`` for ``sample``. Called by :meth:`at`, which has checked and copied ``x``."""
+
+    @abstractmethod
+    def initial(self, rng: Any) -> Array:
+        """A starting point, shape (n,), drawn from ``rng`` (a NumPy Generator)."""
+
+    def draw(self, rng: Any) -> Sample:
+        """One sample: a minibatch, a noise value, or None for a loss without randomness."""
+        return None
+
+    def at(self, x: Array, sample: Sample = None) -> Point:
+        """The oracle at ``x`` for one sample. ``x`` is copied: later changes to it do not reach the Point.
+
+        Raises
+        ------
+        ValueError
+            ``x`` has the wrong shape, dtype or library.
+        """
+        self.check_place(x)
+        return Point(self, self.copy(x), sample)
+
+    def loss(self, x: Array, sample: Sample = None) -> Array:
+        """The loss at ``x`` on ``sample``: no graph, no side effect, not counted."""
+        self.check_place(x)
+        return self.evaluation(self.copy(x), sample).loss()
+
+    def evaluate(self, x: Array) -> Mapping[str, Any]:
+        """Noise-free loss, and whatever else the problem reports (accuracy, test loss …). Outside the counts."""
+        return {"loss": self.loss(x)}
+
+    def check_place(self, x: Any, name: str = "x") -> None:
+        """A ValueError unless ``x`` is a place of this problem."""
+        batch = tuple(x.shape[:-1]) if self.batched and getattr(x, "ndim", 0) > 1 else None
+        check_array(name, x, self.backend, self.n, batch)
+
+    def copy(self, x: Array) -> Array:
+        """A copy of ``x`` that shares no memory with it."""
+        return self.backend.xp.asarray(x, copy=True)
+
+
+class Point:
+    """Everything a method may ask at one place, for one sample. Made by :meth:`Problem.at`.
+
+    Attributes are computed when first asked and remembered. ``counts`` says what that has cost so far.
+    """
+
+    def __init__(self, problem: Problem, x: Array, sample: Sample) -> None:
+        self.problem = problem
+        self.x = x
+        self.sample = sample
+        self._evaluation = problem.evaluation(x, sample)
+        self._known: dict[str, Array] = {}
+        self._extra = Counts()
+
+    # -- the loss and its derivatives ---------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> Array:
+        """The loss, a 0-d array. Cost: one forward pass, nothing more if the gradient is asked here too."""
+        return self._once("loss", self._evaluation.loss)
+
+    @property
+    def gradient(self) -> Array:
+        """The gradient (n,). Cost: one gradient."""
+        return self._once("gradient", self._evaluation.gradient)
+
+    def hvp(self, v: Array) -> Array:
+        """The Hessian times ``v`` (n,). Cost: one product; the same for every further vector."""
+        self._check_vector("v", v)
+        self._extra += Counts(hvp=1)
+        return self._evaluation.hvp(v)
+
+    def hessian(self) -> Array:
+        """The dense Hessian (n, n), symmetric. Cost: n products. For small n only."""
+        return self._once("hessian", self._dense_hessian)
+
+    def loss_at(self, x_trial: Array) -> Array:
+        """The loss at another place on the same sample: what a ratio of actual to predicted decrease needs."""
+        self.problem.check_place(x_trial, "x_trial")
+        self._extra += Counts(loss=1)
+        return self.problem.loss(x_trial, self.sample)
+
+    # -- where the loss is a convex function of outputs ---------------------------------------------------------
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the loss is a convex function of outputs, so that Gauss–Newton products exist."""
+        return type(self._evaluation).has_outputs
+
+    @property
+    def outputs(self) -> Array:
+        """The outputs phi(x), flattened to (o,)."""
+        self._require_outputs()
+        return self._once("outputs", self._evaluation.outputs)
+
+    @property
+    def output_gradient(self) -> Array:
+        """dL/dphi, (o,)."""
+        self._require_outputs()
+        return self._once("output_gradient", self._evaluation.output_gradient)
+
+    def output_hvp(self, u: Array) -> Array:
+        """(d2L/dphi2) u, (o,) -> (o,). Costs no pass through the model."""
+        self._check_output("u", u)
+        return self._evaluation.output_hvp(u)
+
+    def jvp(self, v: Array) -> Array:
+        """(dphi/dx) v, (n,) -> (o,). Cost: one forward-mode pass."""
+        self._require_outputs()
+        self._check_vector("v", v)
+        self._extra += Counts(jvp=1)
+        return self._evaluation.jvp(v)
+
+    def vjp(self, u: Array) -> Array:
+        """(dphi/dx)^T u, (o,) -> (n,). Cost: one reverse-mode pass."""
+        self._check_output("u", u)
+        self._extra += Counts(vjp=1)
+        return self._evaluation.vjp(u)
+
+    def ggnvp(self, v: Array) -> Array:
+        """The generalized Gauss–Newton matrix times ``v``. Cost: one forward- and one reverse-mode pass.
+
+        Source: Schraudolph (2002), sec. 3: G v = J^T (d2L/dphi2) J v.
+        """
+        product = self.vjp(self._evaluation.output_hvp(self.jvp(v)))
+        self._extra += Counts(ggnvp=1)
+        return product
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Counts:
+        """What has been evaluated here so far."""
+        loss_alone = int("loss" in self._known and "gradient" not in self._known)
+        return self._extra + Counts(loss=loss_alone, gradient=int("gradient" in self._known))
+
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are finite (reads back to the host)."""
+        return all_finite(self.loss, self.gradient)
+
+    def _once(self, key: str, compute: Any) -> Array:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    def _dense_hessian(self) -> Array:
+        self._extra += Counts(hvp=self.problem.n)
+        dense = self._evaluation.hessian()
+        if dense is not None:
+            return dense
+        xp = self.problem.backend.xp
+        identity = self.problem.backend.eye(self.problem.n)
+        columns = [self._evaluation.hvp(identity[i, ...]) for i in range(self.problem.n)]
+        matrix = xp.stack(columns, axis=-1)
+        return 0.5 * (matrix + xp.matrix_transpose(matrix))
+
+    def _check_vector(self, name: str, v: Any) -> None:
+        check_array(name, v, self.problem.backend, self.problem.n, tuple(self.x.shape[:-1]) or None)
+
+    def _check_output(self, name: str, u: Any) -> None:
+        self._require_outputs()
+        shape = tuple(self.outputs.shape)
+        check_array(name, u, self.problem.backend, shape[-1], shape[:-1] or None)
+
+    def _require_outputs(self) -> None:
+        if not self.has_outputs:
+            raise ValueError(
+                f"{type(self.problem).__name__} is not a convex function of outputs: it has no outputs, jvp, vjp or "
+                "ggnvp; use hvp, or a least-squares or network problem"
+            )
+
+

@@ -1,0 +1,126 @@
+"""The derivatives of a Torch module's loss at one place: one graph, kept, and what each product does with it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from refimpl.oracle import Evaluation
+from refimpl.problems.losses import Loss
+
+if TYPE_CHECKING:
+    from refimpl.problems.torch_net import TorchProblem
+
+
+class _Forward(NamedTuple):
+    outputs: Tensor
+    loss: Tensor
+
+
+class TorchEvaluation(Evaluation):
+    """One place, one sample. The forward pass with its graph is made once, and with it the module's statistics
+    advance once. Everything returned is detached.
+
+    Cost of a product in gradients: hvp about 2 (``kept-graph``) or 3 to 4 (``forward-over-reverse``); jvp one
+    forward-mode pass, vjp one backward pass. The graph is freed with the last reference to the Point.
+    """
+
+    has_outputs: ClassVar[bool] = True
+
+    def __init__(self, problem: TorchProblem, x: Tensor, inputs: Tensor, targets: Tensor) -> None:
+        self._problem = problem
+        self._x = x.detach().requires_grad_(True)
+        self._inputs = inputs
+        self._targets = targets
+
+    # -- the loss and its derivatives -------------------------------------------------------------------------------
+
+    def loss(self) -> Tensor:
+        """The loss, 0-d."""
+        return self._forward.loss.detach()
+
+    def gradient(self) -> Tensor:
+        """The gradient (n,). A clone: the kept one belongs to the graph."""
+        return self._gradient.detach().clone()
+
+    def hvp(self, v: Tensor) -> Tensor:
+        """The Hessian times ``v`` (n,), by the problem's route."""
+        if self._problem.route == "forward-over-reverse":
+            return torch.func.jvp(torch.func.grad(self._plain_loss), (self._x.detach(),), (v,))[1]
+        return _backward(self._gradient, self._x, v)
+
+    # -- outputs ----------------------------------------------------------------------------------------------------
+
+    def outputs(self) -> Tensor:
+        """The module's outputs, flattened (o,)."""
+        return self._forward.outputs.detach().reshape(-1).clone()
+
+    def output_gradient(self) -> Tensor:
+        """dL/dphi, (o,)."""
+        return self._output_side[1].detach().reshape(-1)
+
+    def output_hvp(self, u: Tensor) -> Tensor:
+        """(d2L/dphi2) u, (o,): the loss's own formula, or one more backward pass through the loss alone."""
+        leaf, gradient = self._output_side
+        u = u.reshape(leaf.shape)
+        loss = self._problem.loss_function
+        if isinstance(loss, Loss):
+            product: Tensor = loss.hvp(leaf, self._targets, u)
+            return product.reshape(-1)
+        return _backward(gradient, leaf, u).reshape(-1)
+
+    def jvp(self, v: Tensor) -> Tensor:
+        """(dphi/dx) v, (o,): one forward-mode pass, with the module's buffers cloned."""
+
+        def call(x: Tensor) -> Tensor:
+            return self._problem.call(x, self._inputs, advance=False)
+
+        return torch.func.jvp(call, (self._x.detach(),), (v,))[1].reshape(-1)
+
+    def vjp(self, u: Tensor) -> Tensor:
+        """(dphi/dx)^T u, (n,): one backward pass through the kept graph."""
+        outputs = self._forward.outputs
+        return _backward(outputs, self._x, u.reshape(outputs.shape))
+
+    # -- computed once ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _forward(self) -> _Forward:
+        with torch.enable_grad():
+            outputs = self._problem.call(self._x, self._inputs, advance=True)
+            return _Forward(outputs, self._problem.loss_value(outputs, self._targets))
+
+    @cached_property
+    def _gradient(self) -> Tensor:
+        # autograd.grad and not backward(create_graph=True): the latter stores into .grad a tensor that refers to its
+        # own graph, and that cycle is never freed.
+        kept = self._problem.route == "kept-graph"
+        with torch.enable_grad():
+            return torch.autograd.grad(self._forward.loss, self._x, retain_graph=True, create_graph=kept)[0]
+
+    @cached_property
+    def _output_side(self) -> tuple[Tensor, Tensor]:
+        # The outputs as a leaf of their own, and dL/dphi.
+        outputs = self._forward.outputs.detach()
+        loss = self._problem.loss_function
+        if isinstance(loss, Loss):
+            return outputs, loss.gradient(outputs, self._targets)
+        leaf = outputs.requires_grad_(True)
+        with torch.enable_grad():
+            value = self._problem.loss_value(leaf, self._targets)
+            return leaf, torch.autograd.grad(value, leaf, create_graph=True)[0]
+
+    def _plain_loss(self, x: Tensor) -> Tensor:
+        outputs = self._problem.call(x, self._inputs, advance=False)
+        return self._problem.loss_value(outputs, self._targets)
+
+
+def _backward(value: Tensor, leaf: Tensor, u: Tensor) -> Tensor:
+    """The derivative of ``value`` in ``leaf``, transposed, times ``u``; zero where value does not depend on leaf."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf, requires_grad=False)
+    found = torch.autograd.grad(value, leaf, u, retain_graph=True, allow_unused=True)[0]
+    return torch.zeros_like(leaf, requires_grad=False) if found is None else found.detach()
