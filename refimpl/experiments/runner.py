@@ -61,6 +61,7 @@ class Experiment(ABC):
         if seeds is not None:
             check_count("seeds", seeds)
         settings = {"scale": scale, **self.settings(scale, seeds)}
+        source = provenance(device)  # now: the code that runs is the code at the start, whatever is committed meanwhile
         partial = folder / f".{self.name}.partial.json"
         done = _resume(partial, settings)
         for job in tqdm(self.jobs(settings), desc=self.name, unit="job"):
@@ -73,7 +74,7 @@ class Experiment(ABC):
             "experiment": self.name,
             "settings": settings,
             "runs": [run for job in self.jobs(settings) for run in done[job]],
-            "provenance": provenance(device),
+            "provenance": source,
         }
         check_record(record, self.name)
         path = folder / f"{self.name}.json"
