@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
+ifdef REFIMPL_DATA
+export REFIMPL_DATA := $(abspath $(REFIMPL_DATA))
+endif
 
 .PHONY: help setup book test site notebooks serve lint format mutants clean
 .DEFAULT_GOAL := help

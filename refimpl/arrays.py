@@ -200,7 +200,9 @@ def all_finite(*arrays: Array) -> bool:
     return all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
 
 
-def check_array(name: str, x: Any, backend: Backend, n: int | None = None, batch: tuple[int, ...] | None = None) -> None:
+def check_array(
+    name: str, x: Any, backend: Backend, n: int | None = None, batch: tuple[int, ...] | None = None
+) -> None:
     """Refuse an array that is not of ``backend``, not of its dtype, or whose last axis is not ``n``.
 
     ``batch`` gives the leading axes that are required; None allows none at all.

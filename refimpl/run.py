@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from refimpl.arrays import Array, all_finite, as_generator, check_count, check_positive, to_numpy
 from refimpl.optimizers.base import LibraryOptimizer, Optimizer

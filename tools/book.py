@@ -51,8 +51,9 @@ def files_below(places: Iterable[str | Path]) -> list[Path]:
 
 
 def fingerprint(places: Iterable[str | Path]) -> str:
-    """Hash of names and contents of all files in `places` and of the Python version: 16 hexadecimal digits."""
+    """Hash of names and contents of all files in `places`, of the Python version and the data folder: 16 digits."""
     digest = hashlib.sha256(sys.version.encode())
+    digest.update(os.environ.get("REFIMPL_DATA", "no local data").encode())  # decides which data the chapters see
     for path in files_below(places):
         digest.update(f"\0{path.as_posix()}\0".encode())
         digest.update(path.read_bytes())
@@ -81,6 +82,7 @@ def build_pages(config: Path) -> tuple[int, list[str]]:
     command += ["build", str(SOURCE), "--config", str(config), "--toc", str(Path("_toc.yml").resolve())]
     command += ["--path-output", ".", "-W", "--keep-going"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "NO_COLOR": "1"}
+    environment["REFIMPL_CLAIMS_DIR"] = str((BUILD / "claims").resolve())
     pipe = subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
@@ -119,6 +121,8 @@ def report_times(cache: Path, started: float) -> None:
 
 def main() -> int:
     """Build the book if anything changed; return an exit status."""
+    if os.environ.get("REFIMPL_DATA"):
+        os.environ["REFIMPL_DATA"] = str(Path(os.environ["REFIMPL_DATA"]).resolve())  # kernels run in other folders
     os.chdir(ROOT)
     started = time.time()
     BUILD.mkdir(exist_ok=True)

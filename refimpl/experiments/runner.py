@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from refimpl.arrays import check_count
 from refimpl.experiments.records import SCHEMA, check_record, provenance, write_record

@@ -39,7 +39,7 @@ _PLAN = {  # scale -> method -> (steps, seeds)
         **dict.fromkeys(FIRST_ORDER, (6000, 50)),
         "adaptive-saddle-free-newton": (300, 5),
         "damped-saddle-free-newton": (300, 5),
-        "saddle-free-newton": (6000, 2),
+        "saddle-free-newton": (2000, 3),
     },
 }
 

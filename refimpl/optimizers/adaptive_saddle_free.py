@@ -136,7 +136,7 @@ class AdaptiveSaddleFreeNewton:
         trial = point.loss_at(x_trial)
         still = ~xp.any(step != 0, axis=-1)
         accepted = xp.isfinite(trial) & ((predicted < 0) | still)
-        ratio = (trial - point.loss) / predicted
+        ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
         adapted = adapt_damping(
             damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.maximum_damping
         )

@@ -41,11 +41,10 @@ class LevenbergMarquardt:
     Notes
     -----
     ``damping`` is measured against G. For a sum of squares r·r without the factor 1/2, G = 2 J^T J: the textbook's
-    damping on J^T J is half of this one.
+    damping on J^T J is half of this one (a textbook's start of 1 with factors 2 and 2 is ``damping=2.0`` here).
 
     A loss that is not finite, or not strictly lower on the same sample, is a rejection. A step is one solve, taken
-    or not. The classic schedule for least squares is damping 1e-2 with factors 10 and 10; it cycles on Rosenbrock's
-    function, the default factors 2 and 2 do not.
+    or not.
 
     Cost: one gradient, n forward-mode products for J, one loss, one eigendecomposition O(n^3), O(o n) memory. The
     n reverse-mode products of n Gauss–Newton products are not needed: J is kept.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy import optimize
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from refimpl.arrays import Array, check_count, norm, to_numpy
 from refimpl.oracle import Counts, Point, Problem, Sample

@@ -24,8 +24,8 @@ class RahimiRecht(Toy):
 
     Parameters
     ----------
-    kind : ``"rows"``, the published generator: A is a normal matrix whose rows are multiplied by
-        linspace(1, 1/condition, out). Only its last row is tiny: the true condition number of A is near 22, not
+    kind : ``"rows"``, the published generator: the entries of A are uniform on [0, 1) and its rows are multiplied
+        by linspace(1, 1/condition, out). Only the last row is tiny: the true condition number of A is near 22, not
         ``condition``. ``"svd"``: random singular vectors and true singular values linspace(1, 1/condition, rank).
     condition : the nominal condition number.
     singular_values : for ``"svd"``, the min(in, out) singular values themselves, instead of ``condition``.
@@ -146,7 +146,7 @@ def _target(
         if singular_values is not None:
             raise ValueError("singular_values belong to kind='svd'; kind='rows' takes condition")
         scale = np.linspace(1.0, 1.0 / condition, outputs)
-        return scale[:, None] * rng.standard_normal((outputs, inputs))
+        return scale[:, None] * rng.uniform(0.0, 1.0, (outputs, inputs))
     if kind != "svd":
         raise ValueError(f"unknown kind {kind!r}; choose 'rows' or 'svd'")
     rank = min(inputs, outputs)

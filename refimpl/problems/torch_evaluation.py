@@ -49,6 +49,8 @@ class TorchEvaluation(Evaluation):
     def hvp(self, v: Tensor) -> Tensor:
         """The Hessian times ``v`` (n,), by the problem's route."""
         if self._problem.route == "forward-over-reverse":
+            # The statistics must advance whichever route is taken, even where a product is all that is asked here.
+            _ = self._forward
             return torch.func.jvp(torch.func.grad(self._plain_loss), (self._x.detach(),), (v,))[1]
         return _backward(self._gradient, self._x, v)
 

@@ -46,7 +46,7 @@ class TorchProblem(Problem):
     module : any module that maps a batch of inputs to outputs. Parameters with ``requires_grad=False`` stay fixed.
         It is used in the mode it is in (``train()`` or ``eval()``), and is changed in one way only: buffers that a
         forward pass in train mode updates (BatchNorm statistics) advance once per Point, when the Point is first
-        asked for its loss, gradient or outputs, and for nothing else. A module that calls
+        asked for its loss, gradient, outputs, hvp or vjp, and for nothing else. A module that calls
         ``scaled_dot_product_attention`` must do so under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``:
         Torch's fused kernels cannot be differentiated twice.
     loss : one of :mod:`refimpl.problems.losses` (the module then returns (samples, k)), or any function
