@@ -97,7 +97,7 @@ def get_backend(name: str = "numpy", dtype: str = "float64", device: Any = None)
     >>> get_backend("numpy", "float32").dtype_name
     'float32'
     """
-    if name not in _MODULES:
+    if name not in list(_MODULES):  # a list, so that an unhashable name is refused like any other
         raise ValueError(f"unknown backend {name!r}; choose one of {sorted(_MODULES)}")
     if dtype not in _DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose one of {list(_DTYPES)}")
@@ -176,6 +176,17 @@ def to_numpy(x: Any) -> np.ndarray:
     if type(x).__module__.split(".")[0] == "array_api_strict":
         return np.array(x.to_device(x.__array_namespace__().Device("CPU_DEVICE")))
     return np.array(x)
+
+
+def host_numbers(name: str, values: Any) -> np.ndarray:
+    """``values`` as a float64 NumPy array; a ValueError where they are text, complex or of uneven lengths."""
+    try:
+        host = to_numpy(values)
+        if host.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        return np.asarray(host, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be real numbers in rows of equal length, got {values!r}") from error
 
 
 def dot(a: Array, b: Array) -> Array:

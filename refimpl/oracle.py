@@ -119,6 +119,8 @@ class Problem(ABC):
     def __init__(self, n: int, backend: Backend | None = None) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"a problem needs at least one parameter, got n={n!r}")
+        if backend is not None and not isinstance(backend, Backend):
+            raise ValueError(f"backend must come from get_backend, got {backend!r}; write get_backend(name, dtype)")
         self.n = n
         self.backend = backend if backend is not None else get_backend("numpy")
 
@@ -276,7 +278,8 @@ class Point:
             return dense
         xp = self.problem.backend.xp
         identity = self.problem.backend.eye(self.problem.n)
-        columns = [self._evaluation.hvp(identity[i, ...]) for i in range(self.problem.n)]
+        units = (xp.broadcast_to(identity[i, ...], self.x.shape) for i in range(self.problem.n))
+        columns = [self._evaluation.hvp(unit) for unit in units]
         matrix = xp.stack(columns, axis=-1)
         return 0.5 * (matrix + xp.matrix_transpose(matrix))
 
@@ -294,5 +297,3 @@ class Point:
                 f"{type(self.problem).__name__} is not a convex function of outputs: it has no outputs, jvp, vjp or "
                 "ggnvp; use hvp, or a least-squares or network problem"
             )
-
-

@@ -63,12 +63,12 @@ METHODS: dict[str, MethodStyle] = {
     "kfac": MethodStyle("K-FAC", _OLIVE, _DOT, "2"),
     "hessian-free": MethodStyle("Hessian-free", _RED, _DASH, "3"),
     "curveball": MethodStyle("CurveBall", _RED, "-", "4"),
-    "kryball": MethodStyle("KryBall", _TEAL, "-", "o"),
-    "trust-region": MethodStyle("trust region", _TEAL, _DASH, "s"),
-    "elmo": MethodStyle("ELMO", _PINK, "-", "D"),
+    "kryball": MethodStyle("KryBall", _TEAL, "-", "h"),
+    "trust-region": MethodStyle("trust region", _TEAL, _DASH, "^"),
+    "elmo": MethodStyle("ELMO", _PINK, "-", "s"),
     "arc": MethodStyle("cubic regularization", _PINK, _DASH, "v"),
     "amos": MethodStyle("AMOS", _PINK, _DOT, "P"),
-    "sophia": MethodStyle("Sophia", _RED, _DOT, "^"),
+    "sophia": MethodStyle("Sophia", _RED, _DOT, "D"),
     "fosi": MethodStyle("FOSI", _TEAL, _DOT, "X"),
 }
 """Every method of the book. Keys are the ``name`` of the optimizer classes."""
@@ -197,6 +197,8 @@ def landscape(
     """Contour lines of a two-dimensional batched problem over its domain."""
     if problem.n != 2:
         raise ValueError(f"a landscape needs a problem with 2 parameters, this one has {problem.n}")
+    if scale not in ("linear", "log", "symlog"):
+        raise ValueError(f"unknown scale {scale!r}; choose 'linear', 'log' or 'symlog'")
     (x_low, x_high), (y_low, y_high) = domain or problem.domain
     xs, ys = np.linspace(x_low, x_high, resolution), np.linspace(y_low, y_high, resolution)
     grid = np.stack(np.meshgrid(xs, ys), axis=-1)
@@ -249,6 +251,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], number:
     from IPython.display import Markdown
 
     form: Callable[[Any], str] = lambda v: format(v, number) if isinstance(v, float) else str(v)  # noqa: E731
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(form(cell) for cell in row) + " |" for row in rows]
+    body = [list(row) for row in rows]
+    numeric = [all(isinstance(row[i], int | float) for row in body) for i in range(len(header))]
+    rule = "|".join(" ---: " if right else " :--- " for right in numeric)
+    lines = ["| " + " | ".join(header) + " |", f"|{rule}|"]
+    lines += ["| " + " | ".join(form(cell) for cell in row) + " |" for row in body]
     return Markdown("\n".join(lines))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from refimpl.arrays import Array, all_finite, as_generator, check_count, check_positive, to_numpy
+from refimpl.arrays import Array, all_finite, as_generator, check_count, check_positive, host_numbers, to_numpy
 from refimpl.optimizers.base import LibraryOptimizer, Optimizer
 from refimpl.oracle import Problem
 from refimpl.trace import Callback, Recorder, Result, Status, Trace, Verdict, describe
@@ -60,6 +60,10 @@ def minimize(
     ValueError
         Malformed ``x0``, ``steps``, ``seed`` or tolerance; a method that cannot be used with this problem.
     """
+    if not isinstance(problem, Problem):
+        raise ValueError(f"problem must be an instance of a Problem, got {problem!r}; write HorseSaddle(), say")
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback must be a function of the step and the point, got {callback!r}")
     check_count("steps", steps, minimum=0)
     gradient_tolerance = check_positive("gradient_tolerance", gradient_tolerance, zero_allowed=True)
     _check_target(loss_target)
@@ -117,7 +121,7 @@ def _starting_place(problem: Problem, x0: Any, rng: np.random.Generator) -> Arra
     if x0 is None:
         return problem.initial(rng)
     try:
-        x = problem.copy(problem.backend.asarray(x0))
+        x = problem.copy(problem.backend.asarray(host_numbers("x0", x0)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"x0 must be numbers of shape ({problem.n},), got {x0!r}") from error
     problem.check_place(x, "x0")

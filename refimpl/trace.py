@@ -71,8 +71,9 @@ class Result:
 
     ``status`` is ``converged`` (a stop rule was met), ``budget`` (all steps were taken), ``diverged`` (a loss,
     gradient or place that is not finite), ``stalled`` (a library's method gave up before any stop rule) or
-    ``interrupted`` (Ctrl-C); ``message`` says it in words. ``x`` is the last place whose
-    coordinates are finite (in a batch, of the runs that did not diverge). ``loss`` is the last of the trace (the mean over a batch). ``steps`` counts the steps taken.
+    ``interrupted`` (Ctrl-C); ``message`` says it in words. ``x`` is the last place with finite coordinates (in a batch:
+    with at least one such run). ``loss`` is the last of the trace, the mean over a batch. ``steps`` counts the steps
+    taken.
     """
 
     x: Array

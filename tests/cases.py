@@ -31,6 +31,7 @@ class Case:
     has_outputs : whether jvp, vjp and ggnvp exist.
     smooth : whether the second derivative is continuous (false for ReLU networks).
     linear_model : whether the outputs are linear in x, so that the Gauss–Newton matrix is the Hessian.
+    library : the one array library it lives on, or None for all.
     """
 
     id: str
@@ -38,6 +39,11 @@ class Case:
     has_outputs: bool
     smooth: bool
     linear_model: bool = False
+    library: str | None = None
+
+    def runs_on(self, spec: BackendSpec) -> bool:
+        """Whether the problem exists on this backend at all (a Torch module lives on Torch)."""
+        return self.library in (None, spec.name)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 from cases import Case
 
 from refimpl.arrays import Backend
@@ -52,10 +51,30 @@ def network_cases() -> list[Case]:
         Case("mlp-minibatch", _minibatch(network("tanh", square, samples=20)), has_outputs=True, smooth=True),
         Case("mlp-linear", network("tanh", softmax, widths=(4, 3)), True, True, linear_model=True),
         Case("xor", lambda backend: xor_network(backend=backend, initialization="torch"), True, True),
-        Case("torch-tanh", _torch("tanh", "kept-graph", batch_norm=False), has_outputs=True, smooth=True),
-        Case("torch-forward-over-reverse", _torch("tanh", "forward-over-reverse", batch_norm=False), True, True),
-        Case("torch-batch-norm", _torch("tanh", "kept-graph", batch_norm=True), has_outputs=True, smooth=True),
-        Case("torch-relu", _torch("relu", "kept-graph", batch_norm=False), has_outputs=True, smooth=False),
+        Case(
+            "torch-tanh", _torch("tanh", "kept-graph", batch_norm=False), has_outputs=True, smooth=True, library="torch"
+        ),
+        Case(
+            "torch-forward-over-reverse",
+            _torch("tanh", "forward-over-reverse", batch_norm=False),
+            True,
+            True,
+            library="torch",
+        ),
+        Case(
+            "torch-batch-norm",
+            _torch("tanh", "kept-graph", batch_norm=True),
+            has_outputs=True,
+            smooth=True,
+            library="torch",
+        ),
+        Case(
+            "torch-relu",
+            _torch("relu", "kept-graph", batch_norm=False),
+            has_outputs=True,
+            smooth=False,
+            library="torch",
+        ),
     ]
 
 
@@ -65,8 +84,6 @@ def _minibatch(build: Any) -> Callable[[Backend], Problem]:
 
 def _torch(activation: str, route: Any, *, batch_norm: bool) -> Callable[[Backend], Problem]:
     def build(backend: Backend) -> Problem:
-        if backend.name != "torch":
-            pytest.skip("a Torch module lives on Torch")
         from refimpl.problems.models import small_convnet
         from refimpl.problems.torch_net import TorchProblem
 

@@ -126,6 +126,8 @@ def test_fallback_where_the_matrix_is_not_positive_definite():
     assert solve(a, g, u, u + 1e-9) == (pytest.approx(3 / 5), 0.0)  # parallel to within rounding
     indefinite = np.diag([3.0, -2.0])
     assert solve(indefinite, g, u, np.array([0.0, 1.0])) == (pytest.approx(3.0), 0.0)  # d·Ad < 0
+    nearly = np.array([1.0, 0.1])  # d·Ad < 0 again, but u·Ad is small: the determinant alone would not tell
+    assert solve(indefinite, g, nearly, np.array([0.0, 1.0])) == (pytest.approx(1.2 / 2.98), 0.0)
     assert solve(-a, g, u, np.array([1.0, 0.0])) == (1.0, 0.0)  # u·Au < 0
     assert solve(np.zeros((2, 2)), g, u, u) == (1.0, 0.0)
 

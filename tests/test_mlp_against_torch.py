@@ -131,6 +131,25 @@ def test_a_minibatch_is_the_network_on_those_rows(backend):
     assert problem.draw(np.random.default_rng(1)).indices.tolist() == rows.tolist()
 
 
+def test_minibatches_never_repeat_a_row():
+    problem = MLP((1, 1), np.zeros((6, 1)), np.zeros(6), batch_size=6)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        assert sorted(problem.draw(rng).indices.tolist()) == list(range(6))
+
+
+@over_activations
+def test_the_kink_at_zero_is_torchs(activation):
+    # Zero weights put every hidden unit on the kink of ReLU.
+    ours, theirs, problem, _ = twins(activation, HalfMeanSquaredError())
+    x = np.zeros(problem.n)
+    x[-12:-2] = 1.0  # the last layer's weights, so that the derivative reaches the hidden units
+    ours, theirs = problem.at(x), theirs.problem.at(torch.from_numpy(x))
+    v = np.random.default_rng(29).standard_normal(problem.n)
+    assert_close(ours.gradient, theirs.gradient, 3e-14)
+    assert_close(ours.hvp(v), theirs.hvp(torch.from_numpy(v)), 3e-14)
+
+
 def test_flat_vector_fits_the_twin_module():
     ours, theirs, problem, torch_problem = twins("tanh", HalfMeanSquaredError())
     module = torch_problem.module

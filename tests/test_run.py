@@ -15,6 +15,7 @@ from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall
 from refimpl.optimizers.newton import Newton
 from refimpl.optimizers.quasi_newton import BFGS
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
+from refimpl.oracle import Evaluation
 from refimpl.problems.closed_form import ClosedForm
 from refimpl.problems.quadratic import Quadratic
 from refimpl.problems.toy import DoubleWell, HorseSaddle, Rosenbrock, SqrtValley
@@ -221,6 +222,29 @@ def test_a_batch_in_which_some_diverge():
     everything = minimize(SqrtValley(), Newton(), [[1.1], [-1.2]], steps=40)
     assert everything.status == "diverged"
     assert len(everything.trace) >= everything.steps
+
+
+def test_a_batched_problem_without_a_dense_hessian_builds_it_from_products():
+    class Plain(Evaluation):
+        def __init__(self, x):
+            self.x = x
+
+        def loss(self):
+            return self.x[..., 0] ** 2 - self.x[..., 1] ** 2
+
+        def gradient(self):
+            return self.x * np.array([2.0, -2.0])
+
+        def hvp(self, v):
+            return v * np.array([2.0, -2.0])
+
+    class Saddle(Quadratic):
+        def evaluation(self, x, sample):
+            return Plain(x)
+
+    starts = np.array([[1.5, 1.5], [1.0, -2.0], [3.0, 0.5]])
+    result = minimize(Saddle(np.eye(2)), SaddleFreeNewton(), starts, steps=1)
+    assert result.x.tolist() == [[0.0, 3.0], [0.0, -4.0], [0.0, 1.0]]
 
 
 def test_a_batch_for_a_problem_without_batches_is_refused():

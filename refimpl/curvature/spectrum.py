@@ -134,14 +134,14 @@ def inverse_magnitudes(
 ) -> Array:
     """The factor that each eigencomponent of the gradient gets: (..., n) -> (..., n), all at least zero.
 
-    ============  ============================================  ===================================================
-    mode          factor for eigenvalue h, damping d            remark
-    ============  ============================================  ===================================================
-    ``"none"``    1/|h|, or 1/replacement if |h| <= threshold   components at zero are left out, see below
-    ``"abs"``     1/(|h| + d)                                   damps |H|: always invertible
-    ``"square"``  1/sqrt(h^2 + d^2)                             smooth in h
-    ``"shift"``   1/|h + d|                                     for demonstration only: singular at h = -d
-    ============  ============================================  ===================================================
+    ============  =======================================================  =======================================
+    mode          factor for eigenvalue h, damping d                       remark
+    ============  =======================================================  =======================================
+    ``"none"``    ``1/|h|``, or ``1/replacement`` if ``|h| <= threshold``  zeros are left out, see below
+    ``"abs"``     ``1/(|h| + d)``                                          damps ``|H|``: always invertible
+    ``"square"``  ``1/sqrt(h^2 + d^2)``                                    smooth in h
+    ``"shift"``   ``1/|h + d|``                                            only to demonstrate: singular at h = -d
+    ============  =======================================================  =======================================
 
     **An eigenvalue of zero** has no inverse. Without damping, every |h| at or below the larger of ``threshold`` and
     n·eps·max|h| (where rounding decides what it is) becomes ``replacement``; with ``replacement=None`` its component
@@ -213,5 +213,6 @@ def check_rule(mode: str, damping: float, threshold: float, replacement: float |
 
 def _check_matrix(matrix: Any) -> None:
     if dtype_name(getattr(matrix, "dtype", None)) not in ("float32", "float64"):
-        raise ValueError(f"matrix must be an array of float32 or float64, got {type(matrix).__name__}")
+        kind = getattr(matrix, "dtype", "no dtype")
+        raise ValueError(f"matrix must be an array of float32 or float64, got {type(matrix).__name__} of {kind}")
     check_symmetric("matrix", matrix)

@@ -95,7 +95,8 @@ def check_record(record: Mapping[str, Any], name: str = "record") -> None:
 def provenance_line(record: Mapping[str, Any]) -> str:
     """One sentence for a caption: device, date, versions and commit of a record."""
     source = record["provenance"]
-    commit = (source["commit"] or "outside git")[:10] + (" with local changes" if source["dirty"] else "")
+    commit = source["commit"][:10] if source["commit"] else "outside git"
+    commit += " with local changes" if source["dirty"] else ""
     versions = ", ".join(f"{k} {v}" for k, v in source["versions"].items() if k in ("numpy", "torch"))
     where = f"{source['device']}, Python {source['python']}, {versions}"
     return f"Recorded {source['date'][:10]} on {where}; commit {commit}."
@@ -106,7 +107,8 @@ def _compact(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}") if abs(value) < float("inf") else None
     if isinstance(value, Mapping):
-        return {str(key): _compact(item) for key, item in value.items()}
+        # Settings stay exact: they decide the results, and a run is continued only where they are the same.
+        return {str(key): item if key == "settings" else _compact(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_compact(item) for item in value]
     return value

@@ -41,6 +41,10 @@ class Experiment(ABC):
     def jobs(self, settings: Mapping[str, Any]) -> Sequence[str]:
         """Keys of the independent pieces of work."""
 
+    def job_settings(self, job: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of the settings that decides the runs of ``job``: a finished job is kept while it stays the same."""
+        return settings
+
     @abstractmethod
     def run_job(self, job: str, settings: Mapping[str, Any], device: str) -> list[dict[str, Any]]:
         """Run one job: a list of runs, each with ``key``, ``status``, ``steps``, ``loss`` and its curve."""
@@ -48,8 +52,8 @@ class Experiment(ABC):
     def record(self, folder: Path, *, scale: str = "full", seeds: int | None = None, device: str = "cpu") -> Path:
         """Run every job that is not done yet and write the record ``folder/name.json``; return its path.
 
-        A partial record is written after each job. Started again with the same settings, the experiment continues;
-        with other settings it starts afresh.
+        A partial record is written after each job. Started again, the experiment continues: jobs whose own settings
+        have not changed (:meth:`job_settings`) are not run again.
 
         Raises
         ------
@@ -63,17 +67,23 @@ class Experiment(ABC):
         settings = {"scale": scale, **self.settings(scale, seeds)}
         source = provenance(device)  # now: the code that runs is the code at the start, whatever is committed meanwhile
         partial = folder / f".{self.name}.partial.json"
-        done = _resume(partial, settings)
+        done = _finished(partial)
         for job in tqdm(self.jobs(settings), desc=self.name, unit="job"):
-            if job in done:
+            own = json.loads(json.dumps(self.job_settings(job, settings)))
+            if job in done and done[job]["settings"] == own:
                 continue
-            done[job] = self.run_job(job, settings, device)
-            write_record(partial, {"settings": settings, "done": done})
+            done[job] = {"settings": own, "runs": self.run_job(job, settings, device), "provenance": source}
+            write_record(partial, done)
         record = {
             "schema": SCHEMA,
             "experiment": self.name,
             "settings": settings,
-            "runs": [run for job in self.jobs(settings) for run in done[job]],
+            # Jobs kept from an earlier session may come from another commit than the rest: each run says its own.
+            "runs": [
+                {**run, "commit": done[job]["provenance"]["commit"]}
+                for job in self.jobs(settings)
+                for run in done[job]["runs"]
+            ],
             "provenance": source,
         }
         check_record(record, self.name)
@@ -122,9 +132,5 @@ def thinned(length: int, points: int) -> np.ndarray:
     return np.unique(np.rint(np.geomspace(1, length, points)).astype(int) - 1)
 
 
-def _resume(partial: Path, settings: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    if not partial.is_file():
-        return {}
-    earlier = json.loads(partial.read_text(encoding="utf-8"))
-    same = earlier["settings"] == json.loads(json.dumps(settings))
-    return dict(earlier["done"]) if same else {}
+def _finished(partial: Path) -> dict[str, dict[str, Any]]:
+    return dict(json.loads(partial.read_text(encoding="utf-8"))) if partial.is_file() else {}

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl.arrays import as_generator, check_count, host_numbers
+
 
 class MedianEstimate(NamedTuple):
     """Bootstrap estimate of a median: mean and standard deviation over resamples, and a percentile interval."""
@@ -34,13 +36,14 @@ def bootstrap_median(values: Any, *, resamples: int = 4000, level: float = 0.95,
     >>> bootstrap_median([1.0, 1.0, 1.0]).high
     1.0
     """
-    runs = np.asarray(values, dtype=float).ravel()
+    runs = host_numbers("values", values).ravel()
     if runs.size == 0:
         raise ValueError("the bootstrap needs at least one run, got an empty sample")
-    if not 0 < level < 1:
+    check_count("resamples", resamples)
+    if not isinstance(level, int | float) or not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, got {level!r}")
     runs = np.where(np.isnan(runs), np.inf, runs)
-    rng = np.random.default_rng(seed)
+    rng = as_generator(seed)
     medians = np.median(runs[rng.integers(0, runs.size, (resamples, runs.size))], axis=1)
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     with np.errstate(invalid="ignore"):

@@ -116,6 +116,13 @@ class UciExact(Experiment):
         each = [f"{name}/{seed}" for name in EXACT for seed in range(settings["plan"][name]["seeds"])]
         return [*FIRST_ORDER, *each]
 
+    def job_settings(self, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """All but the plan, and of the plan what concerns this job: a single seed does not care how many there are."""
+        method, _, seed = job.partition("/")
+        own = settings["plan"][method]
+        plan = {"steps": own["steps"]} if seed else own
+        return {**settings, "plan": plan, "methods": settings["methods"][method]}
+
     def run_job(self, job: str, settings: Mapping[str, Any], device: str) -> list[dict[str, Any]]:
         """Run one method on one seed, or on all seeds at once."""
         backend = get_backend("torch", device=device) if device.startswith("cuda") else get_backend("numpy")

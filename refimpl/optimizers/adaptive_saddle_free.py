@@ -69,7 +69,7 @@ class AdaptiveSaddleFreeNewton:
     -----
     A step that raises the loss is taken all the same, and answered with more damping. The ratio judges the step
     that was taken, by the model that chose eta and mu, on one sample. A Hessian that is not finite is not averaged
-    in. At a stationary point nothing moves and lam stays.
+    in. At a stationary point nothing moves and lam stays; within rounding of one the ratio is noise and lam wanders.
 
     Leading axes ``(..., n)`` are allowed: each run has its own damping and decisions. Cost: one gradient, one dense
     Hessian (n products), one loss, two eigendecompositions O(n^3) (one with ``ema=0``).
@@ -96,6 +96,8 @@ class AdaptiveSaddleFreeNewton:
             omega=check_between("omega", check_positive("omega", self.omega), 0.0, 1.0),
         )
         low, high = self.minimum_damping, self.maximum_damping
+        if low > high:
+            raise ValueError(f"minimum_damping must be at most maximum_damping, got {low!r} and {high!r}")
         settle(
             self, initial_damping=check_between("initial_damping", self.initial_damping, low, high, open_right=False)
         )

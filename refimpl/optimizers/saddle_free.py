@@ -32,7 +32,8 @@ class SaddleFreeNewton:
 
     Notes
     -----
-    With a positive definite Hessian and no damping this is Newton's method. It always descends: g·|H|^{-1}g > 0.
+    With a positive definite Hessian and no damping this is Newton's method. The direction never points uphill:
+    g·|H|^{-1}g >= 0, and zero only if g lies entirely in what was left out.
     Without damping, eigenvalues that cannot be told from zero (|h| <= n·eps·max|h|) are treated like those below
     the threshold: by default their components do not move (see
     :func:`refimpl.curvature.spectrum.inverse_magnitudes`).

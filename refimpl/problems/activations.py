@@ -33,7 +33,7 @@ def activation(name: str) -> Activation:
     >>> [part.tolist() for part in activation("relu").forward(np.asarray([-2.0, 0.0, 3.0]))]
     [[-0.0, 0.0, 3.0], [0.0, 0.0, 1.0]]
     """
-    if name not in _TABLE:
+    if name not in list(_TABLE):
         raise ValueError(f"unknown activation {name!r}; choose one of {sorted(_TABLE)}")
     return _TABLE[name]
 

@@ -76,10 +76,12 @@ class Rosenbrock(Toy):
         return self.backend.uniform(rng, 0.0, self.noise, (self.runs, 1))
 
     def evaluation(self, x: Array, sample: Sample) -> Evaluation:
-        if sample is not None and not isinstance(sample, int | float):
-            expected = (*x.shape[:-1], 1)
-            if tuple(sample.shape) != expected:
-                raise ValueError(f"the noise must be one number or have shape {expected}, got {tuple(sample.shape)}")
+        if isinstance(sample, int | float):
+            check_positive("the noise", sample, zero_allowed=True)
+        elif sample is not None:
+            expected, given = (*x.shape[:-1], 1), tuple(getattr(sample, "shape", ()))
+            if given != expected:
+                raise ValueError(f"the noise must be one number or have shape {expected}, got {given}: {sample!r}")
         return _Valley(x, 1.0 if sample is None else sample)
 
 

@@ -29,7 +29,8 @@ class ClosedForm(Evaluation):
     x : (..., n), the place.
     loss, gradient : ``x -> (...)`` and ``x -> (..., n)``.
     hessian : ``x -> (..., n, n)``, or None if ``hvp`` is given; the Hessian is then n products.
-    hvp : ``(x, v) -> (..., n)``, or None to multiply with the Hessian, which is computed once per place.
+    hvp : ``(x, v) -> (..., n)``, or None to multiply with the Hessian, which is computed once per place. It must
+        accept more leading axes in ``v`` than in ``x``: the dense Hessian asks for all unit vectors at once.
 
     Raises
     ------

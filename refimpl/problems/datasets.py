@@ -35,6 +35,8 @@ class Dataset:
     Inputs are float64, (rows, features). Targets are float64 (rows,) for regression and two-class problems with
     logits, int64 labels (rows,) for classification with several classes.
 
+    Attributes
+    ----------
     target_scale, target_offset : what regression targets were divided by after subtracting the offset; a
         prediction in original units is ``prediction * target_scale + target_offset``. 1 and 0 for labels.
     classes : number of classes, 0 for regression.

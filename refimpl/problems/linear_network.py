@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.arrays import Array, Backend, as_generator, check_count, check_positive
+from refimpl.arrays import Array, Backend, as_generator, check_count, check_positive, host_numbers
 from refimpl.oracle import Evaluation, Sample
 from refimpl.problems.closed_form import LeastSquaresForm, Toy
 from refimpl.problems.quadratic import random_orthogonal
@@ -68,6 +68,8 @@ class RahimiRecht(Toy):
         compress: bool = True,
         backend: Backend | None = None,
     ) -> None:
+        if not isinstance(widths, Sequence) or len(widths) != 3:
+            raise ValueError(f"widths must be (in, hidden, out), got {widths!r}")
         inputs, hidden, outputs = (check_count("each width", width) for width in widths)
         if hidden < min(inputs, outputs):
             raise ValueError(f"the hidden width must be at least {min(inputs, outputs)} to represent A, got {hidden}")
@@ -150,7 +152,11 @@ def _target(
     if kind != "svd":
         raise ValueError(f"unknown kind {kind!r}; choose 'rows' or 'svd'")
     rank = min(inputs, outputs)
-    values = np.linspace(1.0, 1.0 / condition, rank) if singular_values is None else np.asarray(singular_values, float)
+    values = (
+        np.linspace(1.0, 1.0 / condition, rank)
+        if singular_values is None
+        else host_numbers("singular_values", singular_values)
+    )
     if values.shape != (rank,) or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(f"singular_values must be {rank} finite numbers of at least zero, got {singular_values!r}")
     left, right = random_orthogonal(outputs, rng), random_orthogonal(inputs, rng)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from refimpl.arrays import Array, device_of, namespace, to_numpy
+from refimpl.arrays import Array, device_of, host_numbers, namespace, to_numpy
 
 
 class Loss(ABC):
@@ -227,7 +227,7 @@ def _check_samples(samples: int) -> None:
 
 
 def _table_of_targets(targets: Any, samples: int, width: int) -> np.ndarray:
-    table = np.asarray(to_numpy(targets), dtype=np.float64)
+    table = host_numbers("targets", targets)
     _check_samples(samples)
     if table.ndim == 1 and width == 1:
         table = table[:, None]

@@ -22,6 +22,7 @@ from refimpl.problems.sampling import (
     Minibatch,
     check_batch_size,
     check_inputs,
+    check_pair,
     check_sample,
     draw_minibatch,
     integers,
@@ -55,7 +56,7 @@ class MLP(Problem):
     ValueError
         Widths, data, batch size, activation, loss or initialization that do not fit together.
 
-    Source: the UCI Energy network of the series paper (its released configuration; spec of the experiment).
+    Source: the UCI Energy network of the series paper, as its released configuration has it.
 
     >>> import numpy as np
     >>> problem = MLP((1, 2, 1), [[0.0], [1.0]], [0.0, 1.0], activation="tanh")
@@ -83,7 +84,7 @@ class MLP(Problem):
         super().__init__(parameter_count(self.widths), backend)
         if loss is not None and not isinstance(loss, Loss):
             raise ValueError(f"loss must be one of refimpl.problems.losses, got {type(loss).__name__}")
-        if initialization not in _INITIALIZATIONS:
+        if initialization not in list(_INITIALIZATIONS):
             raise ValueError(f"unknown initialization {initialization!r}; choose one of {sorted(_INITIALIZATIONS)}")
         self.loss_function: Loss = HalfMeanSquaredError() if loss is None else loss
         self.activation = activation_called(activation)
@@ -91,7 +92,7 @@ class MLP(Problem):
         self.inputs, self.targets = self._data(inputs, targets)
         self.samples = int(self.inputs.shape[0])
         self.batch_size = check_batch_size(batch_size, self.samples)
-        self.test = None if test is None else self._data(*test)
+        self.test = None if test is None else self._data(*check_pair(test))
         order = augmented_order(self.widths)
         self._to_augmented = integers(self.backend, order)
         self._from_augmented = integers(self.backend, np.argsort(order))
@@ -167,7 +168,7 @@ def initial_parameters(
     * ``"glorot"``: weights uniform within sqrt(6 / (fan_in + fan_out)); biases zero. Source: Glorot & Bengio (2010).
     * ``"torch"``: weights and biases uniform within 1/sqrt(fan_in), the default of ``torch.nn.Linear``.
     """
-    if initialization not in _INITIALIZATIONS:
+    if initialization not in list(_INITIALIZATIONS):
         raise ValueError(f"unknown initialization {initialization!r}; choose one of {sorted(_INITIALIZATIONS)}")
     draw = _INITIALIZATIONS[initialization]
     widths = check_widths(widths)

@@ -10,7 +10,7 @@ With weights W, pre-activations z, activations a = f(z), and delta = dL/dz, a di
     backward   R[dL/dW] = R[delta] a^T + delta R[a]^T
                R[delta below] = f'(z) (W^T R[delta] + V^T delta) + f''(z) (W^T delta) R[z]
 
-Source: Pearlmutter (1994), sec. 4; Møller (1993); the formulas at the end of the experiment's specification.
+Source: Pearlmutter (1994), sec. 4; Møller (1993).
 """
 
 from __future__ import annotations

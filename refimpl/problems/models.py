@@ -38,7 +38,7 @@ def small_convnet(
     seed: int = 0,
     backend: Backend | None = None,
 ) -> nn.Sequential:
-    """A small image classifier: (samples, *image_shape) -> logits (samples, classes).
+    """A small image classifier: ``(samples, *image_shape)`` -> logits ``(samples, classes)``.
 
     convolution 3x3 - (BatchNorm) - activation, twice, average over 2 x 2 pixels, one linear layer. With BatchNorm the
     convolutions have no bias, which the normalization would remove.

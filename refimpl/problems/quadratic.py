@@ -22,7 +22,7 @@ from refimpl.arrays import (
     check_symmetric,
     dot,
     get_backend,
-    to_numpy,
+    host_numbers,
 )
 from refimpl.oracle import Evaluation, Sample
 from refimpl.problems.closed_form import ClosedForm, ConvexForm, LeastSquaresForm, Toy
@@ -74,7 +74,7 @@ class Quadratic(Toy):
     ) -> None:
         if backend is None:
             backend = backend_of(hessian) if array_api_compat.is_array_api_obj(hessian) else get_backend()
-        host = np.asarray(to_numpy(hessian), dtype=float)
+        host = host_numbers("hessian", hessian)
         check_symmetric("hessian", host)
         host = 0.5 * (host + host.T)
         n = host.shape[0]
@@ -104,7 +104,7 @@ class Quadratic(Toy):
         >>> Quadratic.from_spectrum([3.0, -1.0], seed=5).eigenvalues.round(12).tolist()
         [-1.0, 3.0]
         """
-        values = np.asarray(eigenvalues, dtype=float)
+        values = host_numbers("eigenvalues", eigenvalues)
         if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
             raise ValueError(f"eigenvalues must be a non-empty list of finite numbers, got {eigenvalues!r}")
         basis = random_orthogonal(values.size, seed)
@@ -123,7 +123,7 @@ class Quadratic(Toy):
 
     def evaluation(self, x: Array, sample: Sample) -> Evaluation:
         form = ConvexForm if self.convex else ClosedForm
-        return form(x, self.f, self.gradient_at, hvp=self._product)
+        return form(x, self.f, self.gradient_at, self.hessian_at, hvp=self._product)
 
     def f(self, x: Array) -> Array:
         step = x - self.center
@@ -176,7 +176,7 @@ class LinearLeastSquares(Toy):
     def __init__(self, matrix: Any, targets: Any, *, backend: Backend | None = None) -> None:
         if backend is None:
             backend = backend_of(matrix) if array_api_compat.is_array_api_obj(matrix) else get_backend()
-        host = np.asarray(to_numpy(matrix), dtype=float)
+        host = host_numbers("matrix", matrix)
         if host.ndim != 2 or host.size == 0 or not np.isfinite(host).all():
             raise ValueError(f"matrix must be finite, of shape (m, n) with m, n >= 1, got shape {host.shape}")
         host_targets = _vector("targets", targets, host.shape[0])
@@ -246,7 +246,7 @@ def random_orthogonal(n: int, seed: int | np.random.Generator = 0) -> np.ndarray
 def _vector(name: str, values: Any, n: int) -> np.ndarray:
     if values is None:
         return np.zeros(n)
-    host = np.asarray(to_numpy(values), dtype=float)
+    host = host_numbers(name, values)
     if host.shape != (n,) or not np.isfinite(host).all():
         raise ValueError(f"{name} must be {n} finite numbers, got shape {host.shape}")
     return host

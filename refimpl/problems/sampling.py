@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.arrays import Array, Backend, check_count, to_numpy
+from refimpl.arrays import Array, Backend, check_count, host_numbers
 
 
 class Minibatch(NamedTuple):
@@ -59,7 +59,7 @@ def check_inputs(inputs: Any, width: int | None = None) -> np.ndarray:
     ValueError
         No rows, another width, or values that are not finite.
     """
-    table = np.asarray(to_numpy(inputs), dtype=np.float64)
+    table = host_numbers("inputs", inputs)
     if table.ndim < 2 or (width is not None and table.ndim != 2):
         raise ValueError(f"inputs must have shape (samples, {width or '...'}), got {table.shape}")
     if table.shape[0] == 0:
@@ -69,6 +69,13 @@ def check_inputs(inputs: Any, width: int | None = None) -> np.ndarray:
     if not np.isfinite(table).all():
         raise ValueError("inputs must be finite, but they hold NaN or infinity")
     return table
+
+
+def check_pair(test: Any) -> tuple[Any, Any]:
+    """``test`` as (inputs, targets); a ValueError unless it is a pair."""
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ValueError(f"test must be a pair (inputs, targets), got {type(test).__name__}")
+    return test[0], test[1]
 
 
 def integers(backend: Backend, values: np.ndarray) -> Array:

@@ -24,6 +24,7 @@ from refimpl.problems.sampling import (
     Minibatch,
     check_batch_size,
     check_inputs,
+    check_pair,
     check_sample,
     draw_minibatch,
     integers,
@@ -119,8 +120,9 @@ class TorchProblem(Problem):
         self.batch_size = check_batch_size(batch_size, self.samples)
         self.test = None
         if test is not None:
-            test_inputs = self._inputs(test[0])
-            self.test = (test_inputs, self._targets(test[1], test_inputs))
+            inputs, targets = check_pair(test)
+            test_inputs = self._inputs(inputs)
+            self.test = (test_inputs, self._targets(targets, test_inputs))
 
     def evaluation(self, x: Tensor, sample: Any) -> TorchEvaluation:
         """The module at ``x`` on ``sample``: a :class:`Minibatch`, or None for every row."""

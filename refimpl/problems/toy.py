@@ -206,7 +206,7 @@ class SqrtValley(Toy):
         return x / self.f(x)[..., None]
 
     def product_at(self, x: Array, v: Array) -> Array:
-        """The Hessian times ``v``. Written with (1 + |x|²)v − x(x·v), which has no cancellation for n = 1."""
+        """The Hessian times ``v``; for n = 1 without the difference (1 + x²)v − x²v, which would cancel."""
         f = self.f(x)[..., None]
         if self.n == 1:
             return v / (f * f * f)

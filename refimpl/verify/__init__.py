@@ -1,1 +1,9 @@
+"""Checks of this package, and of a reader's own code: golden vectors, derivative checks, executable claims.
 
+``python -m refimpl.verify`` compares the package with the golden vectors on every array library it finds.
+"""
+
+from refimpl.verify.golden import GoldenMismatch, check_implementation
+from refimpl.verify.oracle import OracleCheckFailed, check_oracle, check_oracle_functions
+
+__all__ = ["GoldenMismatch", "OracleCheckFailed", "check_implementation", "check_oracle", "check_oracle_functions"]

@@ -2,7 +2,7 @@
 
 A chapter makes one :class:`Claims`, states each claim beside the computation that supports it, and ends with
 ``claims.table()``. Where the environment variable ``REFIMPL_CLAIMS_DIR`` names a folder, the claims are also written
-there as JSON, from which the ledger of all claims is made.
+there as JSON as they are made; the ledger of all claims is put together from these files.
 """
 
 from __future__ import annotations
@@ -107,10 +107,9 @@ class Claims:
         self._add(name, statement, f"read from the record {record}", "recorded", record)
 
     def table(self) -> Any:
-        """The claims made so far, as a table that renders in a notebook; also written for the ledger."""
+        """The claims made so far, as a table that renders in a notebook."""
         from IPython.display import Markdown
 
-        self._write()
         lines = ["| claim | statement | check | status |", "| --- | --- | --- | --- |"]
         lines += [f"| {c.id} | {_cell(c.statement)} | {_cell(c.check)} | {c.status} |" for c in self.made]
         return Markdown("\n".join(lines))
@@ -120,6 +119,7 @@ class Claims:
         if any(claim.id == identity for claim in self.made):
             raise ValueError(f"claim {identity} was made already; give each claim its own name")
         self.made.append(Claim(identity, statement, check, status, source))
+        self._write()  # at once: solutions of exercises make claims after the table is shown
 
     def _write(self) -> None:
         folder = os.environ.get("REFIMPL_CLAIMS_DIR")

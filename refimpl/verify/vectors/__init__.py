@@ -1,0 +1,1 @@
+"""Golden vectors as JSON; the README in this folder explains the schema."""
