@@ -31,8 +31,8 @@ notebooks: $(READY)  ## export the chapters as plain notebooks into _build/noteb
 
 test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a notebook
 	@echo "tests, doctests and notebooks, $(JOBS) at a time"
-	@$(BIN)/python -m pytest tests refimpl _build/notebooks -m "not site" -n $(JOBS) --dist loadfile \
-	  --doctest-modules --ignore=tests/mutations.py \
+	@$(BIN)/python -m pytest tests refimpl tools README.md _build/notebooks -m "not site" -n $(JOBS) --dist loadfile \
+	  --doctest-modules --doctest-glob=README.md --ignore=tests/mutations.py \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(ARGS)
 
 site: $(READY)  ## test the built book: links, offline resources, a real browser
