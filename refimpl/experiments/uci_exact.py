@@ -73,15 +73,21 @@ def run_together(problem: MLP, method: str, *, steps: int, seeds: int) -> Result
 
 
 def energy_network(
-    hidden: Sequence[int], dataset: Dataset, *, activation: str = "relu", backend: Backend | None = None
+    hidden: Sequence[int],
+    dataset: Dataset,
+    *,
+    activation: str = "relu",
+    batch_size: int | None = None,
+    backend: Backend | None = None,
 ) -> MLP:
-    """The network of the study: ``hidden`` layers of ReLU units, full batch, truncated-normal start."""
+    """The network of the study: ``hidden`` layers of ReLU units, truncated-normal start, full batch by default."""
     widths = (dataset.train_inputs.shape[1], *hidden, 1)
     return MLP(
         widths,
         dataset.train_inputs,
         dataset.train_targets,
         activation=activation,
+        batch_size=batch_size,
         initialization="truncated-normal",
         test=(dataset.test_inputs, dataset.test_targets),
         backend=backend,

@@ -222,6 +222,7 @@ def _download(entry: dict[str, str]) -> Path:
     import pooch
 
     path = Path(entry["path"])
+    pooch.get_logger().setLevel("WARNING")  # it announces every download with the full path of the file
     cache = Path(pooch.os_cache("refimpl")) / path.parent
     return Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=path.name, path=cache))
 
