@@ -157,9 +157,9 @@ def test_page_has_one_heading_and_a_title(name):
 
 @pytest.mark.parametrize("name", TEXT_PAGES)
 def test_no_unrendered_markup(name):
-    """No MyST role or directive is left over as text outside of code."""
+    """No MyST role or directive is left over as text outside of code and formulas."""
     main = BeautifulSoup(str(page(name).find("article") or page(name)), "html.parser")
-    for code in main.find_all(["pre", "code", "script"]):
+    for code in main.find_all(["pre", "code", "script"]) + main.select(".math"):
         code.decompose()
     assert not re.search(r"\{[a-z:-]+\}`|:::|\(\w+-[\w-]+\)=", main.get_text())
 
