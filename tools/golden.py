@@ -72,12 +72,12 @@ def spectrum() -> list[Case]:
     rules: list[tuple[str, Any, Any, dict[str, Any], str]] = [
         ("undamped", H, G, {}, f"{DAUPHIN}, sec. 4"),
         ("threshold", H, G, {"threshold": 0.5, "replacement": 2.0}, f"{SERIES}, exact method of sec. 4"),
-        ("damped-abs", H, G, {"mode": "abs", "damping": 0.25}, "O'Leary-Roseberry et al. (2020)"),
+        ("damped-abs", H, G, {"mode": "abs", "damping": 0.25}, "series paper, released code"),
         ("damped-square", H, G, {"mode": "square", "damping": 0.25}, "(H^2 + d^2 I)^{-1/2} g"),
         ("damped-shift", H, G, {"mode": "shift", "damping": 0.25}, f"{SERIES}, damping as printed"),
         ("zero-gradient", H, [0.0] * 4, {}, "definition"),
         ("singular-left-out", singular, [1.0, 8.0, 2.0], {}, "pseudo-inverse"),
-        ("singular-replaced", singular, [1.0, 8.0, 2.0], {"replacement": 0.5}, "Pascanu et al. (2014)"),
+        ("singular-replaced", singular, [1.0, 8.0, 2.0], {"replacement": 0.5}, "series paper, sec. 4.1"),
         ("one-by-one", [[-4.0]], [2.0], {}, "definition"),
     ]
     values, _ = mp.eigsy(mp.matrix(H))

@@ -64,8 +64,7 @@ def apply_inverse_abs(
     -----
     Cost: one eigendecomposition, O(n^3), and no products with H beyond those that formed it.
 
-    Source: Dauphin et al. (2014), sec. 4, and Pascanu et al. (2014), for |H|^{-1} g; O'Leary-Roseberry et al. (2020)
-    for damping |H|.
+    Source: Dauphin et al. (2014), sec. 4 and algorithm 1, for |H|^{-1} g; the rules: series paper, sec. 4.1.
 
     >>> import numpy as np
     >>> apply_inverse_abs(np.diag([2.0, -4.0]), np.array([2.0, 2.0])).tolist()
@@ -150,7 +149,7 @@ def inverse_magnitudes(
 
     ``damping`` may be an array of the leading shape (...), one value per run.
 
-    Source: threshold and replacement as in Pascanu et al. (2014); the rule compares |h| with <=.
+    Source: threshold and replacement as in the series paper's exact method (sec. 4.1); |h| is compared with <=.
 
     >>> import numpy as np
     >>> inverse_magnitudes(np.array([-2.0, 0.0, 1.0])).tolist()
