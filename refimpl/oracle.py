@@ -14,7 +14,7 @@ Shapes: ``x, gradient, v, H v: (n,)``; outputs and vectors in output space ``(o,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from refimpl.arrays import Array, Backend, all_finite, check_array, get_backend
@@ -28,7 +28,8 @@ class Counts(NamedTuple):
 
     ``loss`` counts forward passes that were not part of a gradient: a gradient evaluation includes the loss at the
     same point. A dense Hessian counts as n products, whatever the route. ``ggnvp`` is kept for information: each
-    one is a ``jvp`` and a ``vjp``, which are counted as well.
+    one is a ``jvp`` and a ``vjp``, which are counted as well. Kronecker factors count as one ``vjp`` per output of
+    the network.
 
     >>> (Counts(gradient=1) + Counts(loss=3, hvp=2)).work
     6.0
@@ -56,6 +57,25 @@ class Counts(NamedTuple):
         on the point is kept (Griewank & Walther 2008, ch. 3 and 4; chapter 2 of the book measures them).
         """
         return self.loss / 3 + self.gradient + 2 * self.hvp + 2 * (self.jvp + self.vjp) / 3
+
+
+class KroneckerFactors(NamedTuple):
+    """One layer's block of the Gauss–Newton matrix as a Kronecker product of two small matrices.
+
+    A layer computes z = W a with W = [weight | bias] and a = [activations below; 1].
+
+    inputs : A, the mean over samples of a a^T, (..., fan_in + 1, fan_in + 1).
+    outputs : S, the sum over samples of (dphi/dz)^T (d2L/dphi2) dphi/dz, (..., fan_out, fan_out). The mean of the
+        loss is inside d2L/dphi2: S needs no further 1/samples.
+
+    S ⊗ A, with the entries of W row by row, is the block itself for one sample, or where a is the same for all
+    samples; otherwise it neglects how the two vary together.
+
+    Source: Martens & Grosse (2015), sec. 3, with the exact matrix for the expectation over sampled targets.
+    """
+
+    inputs: Array
+    outputs: Array
 
 
 class Evaluation(ABC):
@@ -102,6 +122,10 @@ class Evaluation(ABC):
     def vjp(self, u: Array) -> Array:
         """(dphi/dx)^T u, shape (n,): one reverse-mode pass."""
         raise NotImplementedError
+
+    def kronecker_factors(self) -> tuple[list[KroneckerFactors], Counts] | None:
+        """The factors of every layer and what they cost; None where the parameters are not those of layers."""
+        return None
 
 
 class Problem(ABC):
@@ -156,6 +180,17 @@ class Problem(ABC):
         """Noise-free loss, and whatever else the problem reports (accuracy, test loss …). Outside the counts."""
         return {"loss": self.loss(x)}
 
+    def to_layers(self, v: Array) -> list[Array]:
+        """``v`` (..., n) as one matrix [weight | bias] per layer, (..., fan_out, fan_in + 1); ValueError if none."""
+        raise ValueError(self._no_layers())
+
+    def from_layers(self, layers: Sequence[Array]) -> Array:
+        """The inverse of :meth:`to_layers`: (..., n)."""
+        raise ValueError(self._no_layers())
+
+    def _no_layers(self) -> str:
+        return f"{type(self).__name__} has no layers, so no Kronecker factors; use MLP or a module of Linear layers"
+
     def check_place(self, x: Any, name: str = "x") -> None:
         """A ValueError unless ``x`` is a place of this problem."""
         batch = tuple(x.shape[:-1]) if self.batched and getattr(x, "ndim", 0) > 1 else None
@@ -177,7 +212,7 @@ class Point:
         self.x = x
         self.sample = sample
         self._evaluation = problem.evaluation(x, sample)
-        self._known: dict[str, Array] = {}
+        self._known: dict[str, Any] = {}
         self._extra = Counts()
 
     # -- the loss and its derivatives ---------------------------------------------------------------------------
@@ -254,6 +289,14 @@ class Point:
         self._extra += Counts(ggnvp=1)
         return product
 
+    def kronecker_factors(self) -> list[KroneckerFactors]:
+        """The Kronecker factors of every layer, in the order of ``problem.to_layers``.
+
+        Cost: one reverse-mode pass per output of the network (plus a forward pass where activations are not kept).
+        Raises a ValueError where the problem has no layers.
+        """
+        return self._once("kronecker_factors", self._kronecker_factors)
+
     # -- bookkeeping --------------------------------------------------------------------------------------------
 
     @property
@@ -266,10 +309,18 @@ class Point:
         """Whether loss and gradient are finite (reads back to the host)."""
         return all_finite(self.loss, self.gradient)
 
-    def _once(self, key: str, compute: Any) -> Array:
+    def _once(self, key: str, compute: Any) -> Any:
         if key not in self._known:
             self._known[key] = compute()
         return self._known[key]
+
+    def _kronecker_factors(self) -> list[KroneckerFactors]:
+        found = self._evaluation.kronecker_factors()
+        if found is None:
+            raise ValueError(self.problem._no_layers())
+        factors, cost = found
+        self._extra += cost
+        return factors
 
     def _dense_hessian(self) -> Array:
         self._extra += Counts(hvp=self.problem.n)

@@ -40,6 +40,7 @@ class MethodStyle:
 
 
 _DASH, _DOT, _DASHDOT = (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2))
+_DASHDOTDOT = (0, (6, 2, 1.2, 1.6, 1.2, 2))
 _GREY, _ORANGE, _PURPLE, _BLUE = "#5f5f5f", "#b85400", "#8e2c8a", "#0a5ea8"
 _GREEN, _RED, _TEAL, _OLIVE, _PINK = "#2b7a2f", "#c0282d", "#007a80", "#7a6200", "#c0347a"
 
@@ -59,8 +60,11 @@ METHODS: dict[str, MethodStyle] = {
     "lbfgs": MethodStyle("L-BFGS", _OLIVE, _DASH, "h"),
     "series-sfn": MethodStyle("series", _GREEN, "-", "*"),
     "adaptive-series-sfn": MethodStyle("series, adaptive", _GREEN, _DASH, "8"),
+    "series-sablonniere": MethodStyle("series, Sablonnière's weights", _GREEN, _DASHDOT, "o"),
+    "adaptive-series-sablonniere": MethodStyle("series, adaptive, Sablonnière's weights", _GREEN, _DASHDOTDOT, "s"),
     "lanczos-sfn": MethodStyle("Lanczos saddle-free", _GREEN, _DOT, "1"),
-    "kfac": MethodStyle("K-FAC", _OLIVE, _DOT, "2"),
+    "kfac": MethodStyle("K-FAC, fixed", _OLIVE, _DOT, "2"),
+    "adaptive-kfac": MethodStyle("K-FAC, adaptive", _OLIVE, _DASHDOT, "*"),
     "hessian-free": MethodStyle("Hessian-free", _RED, _DASH, "3"),
     "curveball": MethodStyle("CurveBall", _RED, "-", "4"),
     "kryball": MethodStyle("KryBall", _TEAL, "-", "h"),

@@ -34,6 +34,7 @@ from golden_calculus import (
 )
 from golden_methods import methods
 from golden_problems import LOSSES, formula, network_loss, network_outputs
+from golden_series import series
 
 FOLDER = Path(__file__).resolve().parent.parent / "refimpl" / "verify" / "vectors"
 SCHEMA = 1
@@ -43,7 +44,10 @@ DIGITS = 60
 def files() -> dict[str, dict[str, Any]]:
     """Name -> content of every file of golden vectors."""
     with mp.workdps(DIGITS):
-        groups = {"spectrum": spectrum(), "methods": methods(), "problems": problems(), "networks": networks()}
+        groups = {
+            "spectrum": spectrum(), "methods": methods(), "problems": problems(), "networks": networks(),
+            "series": series(),
+        }  # fmt: skip
         about = f"expected values computed with {DIGITS} digits and rounded to binary64; inputs are exact in binary64"
         return {name: {"schema": SCHEMA, "precision": about, "cases": plain(cases)} for name, cases in groups.items()}
 

@@ -275,6 +275,7 @@ def _levin(rows: list[Array], start: int, *, shared: bool) -> Array:
     # Levin's t in closed form: sum_j w_j s_{n+j} / sum_j w_j with remainders R_{n+j} = s_{n+j+1} - s_{n+j}.
     xp, order, n = namespace(rows[0]), len(rows) - 2, max(start, 1)
     total, weights = 0.0 * rows[0], 0.0 * rows[0]
+    still, answer = weights != 0, rows[-1]
     for j in range(order + 1):
         factor = (-1) ** j * math.comb(order, j) * ((n + j) / (n + order)) ** (order - 1)
         remainder = rows[j + 1] - rows[j]
@@ -283,8 +284,10 @@ def _levin(rows: list[Array], start: int, *, shared: bool) -> Array:
         usable = remainder != 0
         weight = xp.where(usable, factor / xp.where(usable, remainder, xp.ones_like(remainder)), 0.0 * remainder)
         total, weights = total + weight * rows[j], weights + weight
-    usable = weights != 0
-    return xp.where(usable, total / xp.where(usable, weights, xp.ones_like(weights)), rows[-1])
+        # A remainder of zero has all the weight: the sequence stands still there.
+        still, answer = still | ~usable, xp.where(usable, answer, rows[j])
+    usable = (weights != 0) & ~still
+    return xp.where(usable, total / xp.where(usable, weights, xp.ones_like(weights)), answer)
 
 
 def _three_terms(rows: list[Array], *, hybrid: bool) -> Array:

@@ -140,9 +140,12 @@ def lanczos_sv_function(space: Lanczos, *, mode: str = "none", damping: Any = 0.
     """
     xp = namespace(space.alpha)
     extended = space.extended()
-    # Eigenvectors of T^T T are the right singular vectors; the values are taken from T itself, which keeps the small
-    # ones accurate.
-    _, values, right = xp.linalg.svd(extended, full_matrices=False)
+    # Some libraries raise on NaN: they never see one.
+    sound = xp.all(xp.all(xp.isfinite(extended), axis=-1), axis=-1)
+    _, values, right = xp.linalg.svd(
+        xp.where(sound[..., None, None], extended, xp.zeros_like(extended)), full_matrices=False
+    )
+    values = xp.where(sound[..., None], values, xp.full_like(values, float("nan")))
     return _combine(space, values, xp.matrix_transpose(right), mode, damping)
 
 

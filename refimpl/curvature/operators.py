@@ -71,3 +71,10 @@ def check_damping(damping: Any, mode: str, modes: tuple[str, ...] = ("none", "ab
 def check_order(order: int) -> int:
     """The order of an acceleration: a whole number of at least zero."""
     return check_count("order", order, minimum=0)
+
+
+def only_finite(vector: Array) -> tuple[Array, Array]:
+    """``vector`` (..., n) with zeros for runs that are not finite throughout, and which runs are finite (...)."""
+    xp = namespace(vector)
+    usable = xp.all(xp.isfinite(vector), axis=-1)
+    return xp.where(usable[..., None], vector, xp.zeros_like(vector)), usable

@@ -104,7 +104,7 @@ def rayleigh_quotients(matvec: Matvec, start: Array, iterations: int) -> list[Ar
     return found
 
 
-def lanczos_scale(matvec: Matvec, start: Array, *, steps: int = 8, safety: float = 1.1) -> Array:
+def lanczos_scale(matvec: Matvec, start: Array, *, steps: int = 8, safety: float = 1.1, checked: bool = True) -> Array:
     """``safety`` times (theta + r)^2: the largest |Ritz value| after ``steps`` Lanczos steps and its residual.
 
     [theta - r, theta + r] holds an eigenvalue of H up to sign. That it is the largest one is not guaranteed, but
@@ -113,6 +113,7 @@ def lanczos_scale(matvec: Matvec, start: Array, *, steps: int = 8, safety: float
     Parameters
     ----------
     matvec : v -> H v. start : (..., n), the gradient or a random vector. safety : positive.
+    checked : as in :func:`refimpl.curvature.krylov.lanczos`.
 
     Notes
     -----
@@ -123,7 +124,7 @@ def lanczos_scale(matvec: Matvec, start: Array, *, steps: int = 8, safety: float
     247.5
     """
     check_positive("safety", safety)
-    space = lanczos(matvec, start, steps)
+    space = lanczos(matvec, start, steps, checked=checked)
     return safety * magnitude_bound(space.tridiagonal(), space.beta[..., -1]) ** 2
 
 

@@ -10,11 +10,12 @@ Three more series put a damping d in: ``"abs"`` gives (|H| + d)^{-1}, ``"square"
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from refimpl.arrays import Array, all_finite, backend_of, check_count, dot, get_backend, namespace, norm
+import array_api_compat
+
+from refimpl.arrays import Array, all_finite, backend_of, check_count, check_positive, dot, get_backend, namespace, norm
 from refimpl.curvature.acceleration import AcceleratorName, accelerator, check_accelerator
 from refimpl.curvature.operators import CountingMatvec, Matvec, check_damping, check_vector
 
@@ -61,6 +62,7 @@ def sum_series(
     strided: bool = False,
     guard: bool = True,
     first_products: tuple[Array, Array] | None = None,
+    checked: bool = True,
 ) -> SeriesSum:
     """The saddle-free direction from ``terms`` terms of the series.
 
@@ -79,6 +81,8 @@ def sum_series(
         starts again with 1.1 times that ratio. And where an accelerated direction is not finite or not uphill
         (direction·g <= 0), the plain sum is returned.
     first_products : (H g, H^2 g) where the caller has them already (the ratio rule for V needs them).
+    checked : False skips the checks at the door; a run that is not finite then gives NaN. Without a guard, nothing is
+        read back to the host.
 
     Returns
     -------
@@ -103,13 +107,15 @@ def sum_series(
     >>> sum_series(lambda v: v @ H, g, terms=60, scale=4.0).direction.round(6).tolist()
     [1.0, 0.5]
     """
-    check_vector("gradient", gradient)
-    check_count("terms", terms)
-    check_damping(damping, mode)
-    check_accelerator(accelerate, order, terms)
+    if checked:
+        check_vector("gradient", gradient)
+        check_count("terms", terms)
+        check_damping(damping, mode)
+        check_accelerator(accelerate, order, terms)
+        _check_number("scale", scale, gradient)
+        _check_number("damping", damping, gradient, zero_allowed=True)
     xp, batch = namespace(gradient), tuple(gradient.shape[:-1])
-    v = _per_run("scale", scale, gradient)
-    delta = _per_run("damping", damping, gradient, zero_allowed=True)
+    v, delta = _per_run(scale, gradient), _per_run(damping, gradient)
     counting, restarts = CountingMatvec(matvec), 0
     while True:
         # A new table each time: after a restart the old rows belong to another series.
@@ -127,7 +133,7 @@ def sum_series(
                     break
             if table is not None:
                 table.push(total)
-        if not bool(xp.any(too_small)):
+        if not guard or not bool(xp.any(too_small)):
             break
         v = xp.where(too_small, MARGIN * ratio, v)
         restarts += 1
@@ -176,14 +182,15 @@ def partial_sums(
 def coefficients(terms: int, damping: Any = 0.0) -> Array:
     """The coefficients c_0 … c_{K-1} of 1/(sqrt(1 - z) + d), (terms, ...) for ``damping`` (...); NumPy for a number.
 
-    For d = 0 they are binom(2k, k)/4^k, by c_k = c_{k-1} (2k - 1)/(2k). For d > 0 they obey
-    (d^2 - 1) c_k = -(c_{k-1} + b_k), b_k = binom(1/2, k) (-1)^k. Run forward, a rounding error grows like
-    |1 - d^2|^{-k} (and d = 1 divides by zero), so the recursion runs forward only where that is harmless (k d^2 <= 1,
-    or d^2 >= 2); elsewhere it runs backward, in its stable direction, from
+    For d = 0 they are binom(2k, k)/4^k, by c_k = c_{k-1} (2k - 1)/(2k). For d > 0, comparing coefficients in
+    (sqrt(1 - z) + d) sum_k c_k z^k = 1, where sqrt(1 - z) = 1 - sum_{j>0} |b_j| z^j with b_j = binom(1/2, j) (-1)^j,
+    gives
 
-        c_{K-1} = (2/pi) int_0^{pi/2} sin^2 t / (sin^2 t + d^2 cos^2 t) cos^{2K-2} t dt
+        c_0 = 1/(1 + d),   c_k = sum_{j=1}^{k} |b_j| c_{k-j} / (1 + d)
 
-    by the midpoint rule, which converges geometrically. All coefficients are positive, and bounded by those of d = 0.
+    Every number in it is positive, so nothing cancels. The shorter recursion (d^2 - 1) c_k = -(c_{k-1} + b_k) is
+    not used: run forward, its rounding errors grow like |1 - d^2|^{-k}, and d = 1 divides by zero. All coefficients are
+    bounded by those of d = 0.
 
     Raises
     ------
@@ -206,22 +213,11 @@ def coefficients(terms: int, damping: Any = 0.0) -> Array:
 
 def _coefficients(terms: int, d: Array) -> Array:
     xp = namespace(d)
-    square = d * d
-    undamped, roots = _undamped_coefficients(terms), _root_coefficients(terms)
-    forward_is_stable = ((terms - 1) * square <= 1) | (square >= 2)
-    # Where the other branch is taken, a value that divides nothing by zero.
-    calm = xp.where(forward_is_stable, square, xp.zeros_like(d))
-    forward = [1.0 / (1.0 + xp.sqrt(calm))]
+    roots = [-b for b in _root_coefficients(terms)]
+    found = [1.0 / (1.0 + d)]
     for k in range(1, terms):
-        forward.append((forward[-1] + roots[k]) / (1.0 - calm))
-    forward = [xp.where(square == 0, xp.full_like(d, c), f) for c, f in zip(undamped, forward, strict=True)]
-    if bool(xp.all(forward_is_stable)):
-        return xp.stack(forward)
-    rough = xp.where(forward_is_stable, xp.ones_like(d), square)
-    backward = [_integral(terms - 1, rough)]
-    for k in range(terms - 1, 0, -1):
-        backward.append((1.0 - rough) * backward[-1] - roots[k])
-    return xp.where(forward_is_stable[None, ...], xp.stack(forward), xp.stack(backward[::-1]))
+        found.append(sum(roots[j] * found[k - j] for j in range(1, k + 1)) / (1.0 + d))
+    return xp.stack(found)
 
 
 def _undamped_coefficients(terms: int) -> list[float]:
@@ -237,18 +233,6 @@ def _root_coefficients(terms: int) -> list[float]:
     for k in range(1, terms):
         b.append(b[-1] * (2 * k - 3) / (2 * k))
     return b
-
-
-def _integral(k: int, square: Array) -> Array:
-    xp = namespace(square)
-    # The integrand's poles are at distance about d >= 1/sqrt(k) from the real axis.
-    nodes = (k + 1) // 2 + math.ceil(12 * math.sqrt(k + 1)) + 20
-    total = xp.zeros_like(square)
-    for j in range(nodes):
-        t = (j + 0.5) * math.pi / (2 * nodes)
-        s, c = math.sin(t) ** 2, math.cos(t) ** 2
-        total = total + s * c**k / (s + c * square)
-    return total / nodes
 
 
 def _weights(terms: int, gradient: Array, scale: Any, damping: Any, mode: str) -> list[Any]:
@@ -276,20 +260,23 @@ def _ratio(squared: Array, z: Array) -> Array:
 
 def _wide(gradient: Array, value: Any) -> Array:
     # (..., 1), so that it multiplies vectors.
-    return _per_run("value", value, gradient, zero_allowed=True, check=False)[..., None]
+    return _per_run(value, gradient)[..., None]
 
 
-def _per_run(name: str, value: Any, gradient: Array, *, zero_allowed: bool = False, check: bool = True) -> Array:
-    xp, place, batch = namespace(gradient), backend_of(gradient), tuple(gradient.shape[:-1])
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        array = xp.full(batch, float(value), dtype=gradient.dtype, device=place.device)
-    else:
-        array = value
-    if not check:
-        return array
-    if getattr(array, "shape", None) is None or tuple(array.shape) not in ((), batch):
-        raise ValueError(f"{name} must be a number or an array of shape {batch}, got {value!r}")
-    lowest_allowed = array >= 0 if zero_allowed else array > 0
-    if not bool(xp.all(lowest_allowed & xp.isfinite(array))):
+def _per_run(value: Any, gradient: Array) -> Array:
+    xp, batch = namespace(gradient), tuple(gradient.shape[:-1])
+    if isinstance(value, int | float):
+        return xp.full(batch, float(value), dtype=gradient.dtype, device=backend_of(gradient).device)
+    return xp.broadcast_to(value, batch)
+
+
+def _check_number(name: str, value: Any, gradient: Array, *, zero_allowed: bool = False) -> None:
+    if not array_api_compat.is_array_api_obj(value):
+        check_positive(name, value, zero_allowed=zero_allowed)
+        return
+    batch = tuple(gradient.shape[:-1])
+    if tuple(value.shape) not in ((), batch):
+        raise ValueError(f"{name} must be a number or an array of shape {batch}, got shape {tuple(value.shape)}")
+    allowed = (value >= 0) if zero_allowed else (value > 0)
+    if not all_finite(value) or not bool(namespace(value).all(allowed)):
         raise ValueError(f"{name} must be finite and {'at least zero' if zero_allowed else 'positive'}, got {value!r}")
-    return xp.broadcast_to(array, batch) if tuple(array.shape) != batch else array

@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--scale", choices=("smoke", "ci", "full"), default="full", help="how long to run")
     run.add_argument("--seeds", type=int, default=None, help="number of seeds (default: the experiment's own)")
     run.add_argument("--device", default="cpu", help="cpu or cuda (cuda needs Torch)")
+    run.add_argument("--workers", type=int, default=1, help="jobs at a time, each in its own process (default: 1)")
     run.add_argument("--out", type=Path, default=None, help="folder of the record (default: data/results)")
     show = commands.add_parser("show", help="print a record's settings, provenance and final losses")
     show.add_argument("name")
@@ -43,7 +44,8 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {chosen.name!r}; choose one of {sorted(EXPERIMENTS)}")
     folder = chosen.out or results_folder()
-    path = EXPERIMENTS[chosen.name].record(folder, scale=chosen.scale, seeds=chosen.seeds, device=chosen.device)
+    options = {"scale": chosen.scale, "seeds": chosen.seeds, "device": chosen.device, "workers": chosen.workers}
+    path = EXPERIMENTS[chosen.name].record(folder, **options)
     print(f"wrote {path}")
     return 0
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,12 @@ class Experiment(ABC):
     def run_job(self, job: str, settings: Mapping[str, Any], device: str) -> list[dict[str, Any]]:
         """Run one job: a list of runs, each with ``key``, ``status``, ``steps``, ``loss`` and its curve."""
 
-    def record(self, folder: Path, *, scale: str = "full", seeds: int | None = None, device: str = "cpu") -> Path:
+    def record(
+        self, folder: Path, *, scale: str = "full", seeds: int | None = None, device: str = "cpu", workers: int = 1
+    ) -> Path:
         """Run every job that is not done yet and write the record ``folder/name.json``; return its path.
+
+        ``workers`` jobs run at a time, each in a process of its own if there are several; the results are the same.
 
         A partial record is written after each job. Started again, the experiment continues: jobs whose own settings
         have not changed (:meth:`job_settings`) are not run again.
@@ -58,8 +64,9 @@ class Experiment(ABC):
         Raises
         ------
         ValueError
-            Unknown scale, or fewer than one seed.
+            Unknown scale, or fewer than one seed or worker.
         """
+        check_count("workers", workers)
         if scale not in SCALES:
             raise ValueError(f"unknown scale {scale!r}; choose one of {list(SCALES)}")
         if seeds is not None:
@@ -68,12 +75,13 @@ class Experiment(ABC):
         source = provenance(device)  # now: the code that runs is the code at the start, whatever is committed meanwhile
         partial = folder / f".{self.name}.partial.json"
         done = _finished(partial)
-        for job in tqdm(self.jobs(settings), desc=self.name, unit="job"):
-            own = json.loads(json.dumps(self.job_settings(job, settings)))
-            if job in done and done[job]["settings"] == own:
-                continue
-            done[job] = {"settings": own, "runs": self.run_job(job, settings, device), "provenance": source}
-            write_record(partial, done)
+        own = {job: json.loads(json.dumps(self.job_settings(job, settings))) for job in self.jobs(settings)}
+        waiting = [job for job in own if job not in done or done[job]["settings"] != own[job]]
+        with tqdm(total=len(own), initial=len(own) - len(waiting), desc=self.name, unit="job") as bar:
+            for job, runs in self._runs(waiting, settings, device, workers):
+                done[job] = {"settings": own[job], "runs": runs, "provenance": source}
+                write_record(partial, done)
+                bar.update()
         record = {
             "schema": SCHEMA,
             "experiment": self.name,
@@ -91,6 +99,24 @@ class Experiment(ABC):
         write_record(path, record)
         partial.unlink(missing_ok=True)
         return path
+
+    def _runs(
+        self, jobs: Sequence[str], settings: Mapping[str, Any], device: str, workers: int
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Jobs with their runs, in the order in which they end."""
+        if workers == 1:
+            for job in jobs:
+                yield job, self.run_job(job, settings, device)
+            return
+        # Fresh interpreters: a forked one shares the state of Torch's and BLAS's threads.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            started = {pool.submit(self.run_job, job, settings, device): job for job in jobs}
+            try:
+                for future in as_completed(started):
+                    yield started[future], future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def run_summary(key: str, result: Result, *, points: int = 120, **extra: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from refimpl.arrays import Array, Backend, check_count, check_positive
 from refimpl.oracle import Problem
 from refimpl.problems.activations import activation as activation_called
+from refimpl.problems.kronecker import check_layers, join_layers, split_layers
 from refimpl.problems.losses import HalfMeanSquaredError, Loss
 from refimpl.problems.mlp_evaluation import MLPEvaluation
 from refimpl.problems.sampling import (
@@ -144,6 +145,16 @@ class MLP(Problem):
     def from_augmented(self, v: Array) -> Array:
         """The inverse of :meth:`to_augmented`."""
         return self.backend.xp.take(v, self._from_augmented, axis=-1)
+
+    def to_layers(self, v: Array) -> list[Array]:
+        """``v`` (..., n) as one matrix [weight | bias] per layer, (..., fan_out, fan_in + 1)."""
+        self.check_place(v, "v")
+        return split_layers(self.to_augmented(v), self.widths)
+
+    def from_layers(self, layers: Sequence[Array]) -> Array:
+        """The inverse of :meth:`to_layers`: (..., n). A ValueError names a matrix that does not fit."""
+        check_layers(layers, [(b, a + 1) for a, b in pairwise(self.widths)], self.backend)
+        return self.from_augmented(join_layers(layers))
 
     def _data(self, inputs: Any, targets: Any) -> tuple[Array, Array]:
         host = check_inputs(inputs, self.widths[0])

@@ -15,14 +15,13 @@ Source: Pearlmutter (1994), sec. 4; Møller (1993).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from refimpl.arrays import Array
-from refimpl.oracle import Evaluation
+from refimpl.oracle import Counts, Evaluation, KroneckerFactors
+from refimpl.problems.kronecker import input_factor, join_layers, output_factor, split_layers
 
 if TYPE_CHECKING:
     from refimpl.problems.mlp import MLP
@@ -139,6 +138,21 @@ class MLPEvaluation(Evaluation):
     def vjp(self, u: Array) -> Array:
         """The backward pass alone, from ``u`` in output space."""
         return self._products(self._pass_down(self._transposed(self._table(u))))
+
+    def kronecker_factors(self) -> tuple[list[KroneckerFactors], Counts]:
+        """Factors of the Gauss–Newton blocks: all k outputs are followed down at once, over kept activations."""
+        xp, width, samples = self._xp, self._problem.widths[-1], self._inputs.shape[0]
+        unit = self._problem.backend.eye(width)[:, :, None]
+        deltas = xp.broadcast_to(unit, (*self._lead, width, width, samples))
+        curvature = self._output_curvature(deltas)
+        factors = []
+        for layer in range(len(self._layers) - 1, -1, -1):
+            below = self._forward.below[layer]
+            factors.append(KroneckerFactors(input_factor(below), output_factor(deltas, curvature)))
+            if layer > 0:
+                slopes = self._forward.slopes[layer - 1]
+                deltas = slopes[..., :, None, :] * self._through(self._weights_transposed[layer], deltas)
+        return factors[::-1], Counts(vjp=width)
 
     # -- passes -----------------------------------------------------------------------------------------------------
 
@@ -261,22 +275,14 @@ class MLPEvaluation(Evaluation):
     # -- shapes -----------------------------------------------------------------------------------------------------
 
     def _matrices(self, v: Array) -> list[Array]:
-        flat, matrices, start = self._problem.to_augmented(v), [], 0
-        lead, widths = tuple(v.shape[:-1]), self._problem.widths
-        for fan_in, fan_out in pairwise(widths):
-            end = start + (fan_in + 1) * fan_out
-            matrices.append(self._xp.reshape(flat[..., start:end], (*lead, fan_out, fan_in + 1)))
-            start = end
-        return matrices
+        return split_layers(self._problem.to_augmented(v), self._problem.widths)
 
     def _products(self, deltas: list[Array]) -> Array:
         below = self._forward.below_transposed
         return self._assemble([delta @ a for delta, a in zip(deltas, below, strict=True)])
 
     def _assemble(self, parts: list[Array]) -> Array:
-        shapes = [(*self._lead, math.prod(part.shape[-2:])) for part in parts]
-        flat = [self._xp.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return self._problem.from_augmented(self._xp.concat(flat, axis=-1))
+        return self._problem.from_augmented(join_layers(parts))
 
     def _flat(self, table: Array) -> Array:
         return self._xp.reshape(table, (*self._lead, table.shape[-2] * table.shape[-1]))

@@ -7,7 +7,7 @@ The vector is the leaf of the graph and the module's parameters are views of it,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from refimpl.arrays import Backend, all_finite, dtype_name, get_backend
 from refimpl.oracle import Problem
+from refimpl.problems.kronecker import check_layers
 from refimpl.problems.losses import Loss
 from refimpl.problems.models import flat_parameters
 from refimpl.problems.sampling import (
@@ -30,7 +31,7 @@ from refimpl.problems.sampling import (
     integers,
     rows_of,
 )
-from refimpl.problems.torch_evaluation import TorchEvaluation
+from refimpl.problems.torch_evaluation import TorchEvaluation, linear_layers
 
 Route = Literal["kept-graph", "forward-over-reverse"]
 LossFunction = Loss | Callable[[Tensor, Tensor], Tensor]
@@ -172,6 +173,23 @@ class TorchProblem(Problem):
         """The parameters by name, as views of ``x`` (n,)."""
         parts = torch.split(x, self._sizes)
         return {name: part.view(shape) for name, part, shape in zip(self._names, parts, self._shapes, strict=True)}
+
+    def to_layers(self, v: Tensor) -> list[Tensor]:
+        """``v`` (n,) as one matrix [weight | bias] (fan_out, fan_in + 1) per ``Linear``; ValueError for other modules.
+
+        See :func:`refimpl.problems.torch_evaluation.linear_layers`.
+        """
+        self.check_place(v, "v")
+        parts, layers = self.unflatten(v), linear_layers(self.module)
+        return [torch.cat([parts[f"{name}weight"], parts[f"{name}bias"][:, None]], dim=1) for name in layers]
+
+    def from_layers(self, layers: Sequence[Tensor]) -> Tensor:
+        """The inverse of :meth:`to_layers`: (n,)."""
+        linear = linear_layers(self.module)
+        check_layers(layers, [(part.out_features, part.in_features + 1) for part in linear.values()], self.backend)
+        parts = {f"{name}weight": layer[:, :-1] for name, layer in zip(linear, layers, strict=True)}
+        parts |= {f"{name}bias": layer[:, -1] for name, layer in zip(linear, layers, strict=True)}
+        return torch.cat([parts[name].reshape(-1) for name in self._names])
 
     # -- for the evaluation -----------------------------------------------------------------------------------------
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from refimpl.arrays import Backend, get_backend, to_numpy
-from refimpl.verify import checks_methods, checks_problems, checks_spectrum
+from refimpl.verify import checks_methods, checks_problems, checks_series, checks_spectrum
 
 SCHEMA = 1
 
-CALLS: dict[str, Callable[..., Any]] = {**checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS}
+CALLS: dict[str, Callable[..., Any]] = {
+    **checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS, **checks_series.CALLS,
+}  # fmt: skip
 """What a case may ask: its ``call`` -> a function of a backend and the case's inputs."""
 
 
@@ -38,7 +40,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"problems"`` or ``"networks"``."""
+        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"problems"``, ``"networks"`` or ``"series"``."""
         return self.id.split("/")[0]
 
     def tolerance(self, dtype: str) -> float:
