@@ -41,11 +41,13 @@ class LanczosSaddleFreeNewton:
     mode : ``"abs"`` or ``"square"``.
     learning_rate : eta in (0, 1].
     omega : factor of the damping rule, in (0, 1); 1 keeps lam as it is.
+    damping_cap : the rule raises lam no further than this, a refusal may; None takes ``initial_damping``. On losses
+        with kinks (ReLU) the ratio stays bad however short the step is, and without a cap lam climbs until the run
+        stands still.
     minimum_damping, maximum_damping : bounds of lam, positive.
     accept : a refusal leaves x and doubles lam. ``"bounded"`` refuses a step where the loss rises by more than the
         model says it should fall, or is not finite; ``"decrease"`` where it rises at all; ``"finite"`` only where it is
-        not finite; ``"always"`` takes every step. On losses with kinks (ReLU) small rises are common, and refusing them
-        all lets lam run away.
+        not finite; ``"always"`` takes every step.
 
     Raises
     ------
@@ -68,6 +70,7 @@ class LanczosSaddleFreeNewton:
     mode: Literal["abs", "square"] = "abs"
     learning_rate: float = 1.0
     omega: float = 0.5
+    damping_cap: float | None = None
     minimum_damping: float = 1e-8
     maximum_damping: float = 1e8
     accept: Literal["bounded", "decrease", "finite", "always"] = "bounded"
@@ -90,6 +93,8 @@ class LanczosSaddleFreeNewton:
             learning_rate=check_between("learning_rate", rate, 0.0, 1.0, open_right=False),
             omega=check_between("omega", omega, 0.0, 1.0, open_right=False),
         )
+        cap = self.initial_damping if self.damping_cap is None else self.damping_cap
+        settle(self, damping_cap=min(high, max(low, check_positive("damping_cap", cap))))
         if self.accept not in ("bounded", "decrease", "finite", "always"):
             raise ValueError(
                 f"unknown accept {self.accept!r}; choose one of ['bounded', 'decrease', 'finite', 'always']"
@@ -116,9 +121,11 @@ class LanczosSaddleFreeNewton:
         trial = point.loss_at(x_trial)
         still = ~xp.any(step != 0, axis=-1)
         ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
+        assert self.damping_cap is not None
         adapted = adapt_damping(
-            damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.maximum_damping
+            damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.damping_cap
         )
+        ritz = eigen(tridiagonal).eigenvalues
         accepted = xp.isfinite(trial) & ((predicted < 0) | still)
         if self.accept == "bounded":
             accepted = accepted & (trial - point.loss <= xp.abs(predicted))
@@ -127,6 +134,5 @@ class LanczosSaddleFreeNewton:
         elif self.accept == "always":
             accepted = xp.ones_like(accepted)
         raised = xp.clip(2.0 * damping, max=self.maximum_damping)
-        ritz = eigen(tridiagonal).eigenvalues
         info = LanczosInfo(damping, predicted, ratio, accepted, ritz[..., 0], ritz[..., -1])
         return Step(xp.where(accepted[..., None], x_trial, point.x), xp.where(accepted, adapted, raised), info)
