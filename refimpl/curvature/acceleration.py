@@ -79,7 +79,7 @@ def accelerate(
     >>> accelerate(sums, "shanks").tolist()
     [2.0, 1.0]
     """
-    rows = [sums[k] if isinstance(sums, Sequence) else sums[k, ...] for k in range(len(sums))]
+    rows = list(sums) if isinstance(sums, Sequence) else [sums[k, ...] for k in range(sums.shape[0])]
     check_accelerator(method, order, len(rows))
     if order == 0:
         return rows[-1]
@@ -319,12 +319,14 @@ def _d2(rows: list[Array], start: int, order: int) -> Array:
     matrix = matrix / xp.where(scales > 0, scales, xp.ones_like(scales))
     right = xp.zeros_like(matrix[..., 0])
     right[..., 0] = 1.0
-    # The pseudo-inverse, because these systems may be singular to rounding.
+    # The pseudo-inverse, because these systems may be singular to rounding; some libraries raise on NaN.
+    sound = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)[..., None, None]
+    matrix = xp.where(sound, matrix, xp.zeros_like(matrix))
     weights = xp.matmul(xp.linalg.pinv(matrix), right[..., None])[..., 0]
     total = 0.0 * rows[0]
     for j in range(size):
         total = total + weights[..., j][..., None] * rows[j + 2]
-    return total
+    return xp.where(sound[..., 0], total, rows[-1])
 
 
 def _largest(vector: Array) -> Array:

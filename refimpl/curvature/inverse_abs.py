@@ -27,7 +27,15 @@ from scipy import special
 from refimpl.arrays import Array, backend_of, check_count, check_positive, namespace
 from refimpl.curvature.acceleration import AcceleratorName, rows_needed
 from refimpl.curvature.krylov import Lanczos, lanczos, multi_shift_cg
-from refimpl.curvature.operators import CountingMatvec, Matvec, check_damping, check_vector, dense
+from refimpl.curvature.operators import (
+    CountingMatvec,
+    Matvec,
+    check_damping,
+    check_per_run,
+    check_vector,
+    dense,
+    is_number,
+)
 from refimpl.curvature.scale import lanczos_scale, magnitude_bound
 from refimpl.curvature.series import sum_series
 from refimpl.curvature.spectrum import apply, eigen, inverse_magnitudes
@@ -102,9 +110,12 @@ def inverse_abs_apply(
     check_count("products", products)
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; choose one of {list(get_args(Method))}")
-    damped = not isinstance(damping, int | float) or damping != 0
+    damped = not is_number(damping) or damping != 0
     chosen: Any = mode if mode is not None else ("square" if damped else "none")
     check_damping(damping, chosen, get_args(Mode))
+    check_per_run("damping", damping, gradient, zero_allowed=True)
+    if is_number(damping):
+        damping = float(damping)
     if chosen == "none":
         damping = 0.0
     if method == "auto":
@@ -167,7 +178,8 @@ def _series(
 ) -> tuple[Array, int]:
     terms = products // 2 + 1
     if order is None:
-        order = min(8, (terms - 1) // 2) if accelerate else 0
+        carried = [n for n in range(9) if accelerate and rows_needed(accelerate, n) <= terms]
+        order = max(carried, default=0)
     if scale is None:
         scale = lanczos_scale(hvp, gradient)
         xp = namespace(gradient)
@@ -267,6 +279,8 @@ def _bounds(hvp: Matvec, gradient: Array, mode: str, damping: Any, interval: Any
     if not isinstance(damping, int | float):
         raise ValueError("methods 'chebyshev' and 'quadrature' take one number for the damping, not an array")
     if interval is not None:
+        if not isinstance(interval, tuple | list) or len(interval) != 2:
+            raise ValueError(f"interval must be (low, high), got {interval!r}")
         low = check_positive("interval[0]", interval[0], zero_allowed=True)
         high = check_positive("interval[1]", interval[1])
         if low >= high:

@@ -176,7 +176,8 @@ def multi_shift_cg(matvec: Matvec, right: Array, shifts: Array, *, steps: int, t
     one = xp.ones_like(rr)
     zeta = xp.zeros_like(relative * rr) + one
     zeta_before, step_before, factor_before = zeta, one, xp.zeros_like(rr)
-    target = (tolerance * norm(right)) ** 2
+    # Below rounding the residual says nothing.
+    target = (max(tolerance, machine_epsilon(right)) * norm(right)) ** 2
     counting = CountingMatvec(matvec)
     for _ in range(steps):
         alive = rr > target
@@ -209,7 +210,8 @@ def multi_shift_cg(matvec: Matvec, right: Array, shifts: Array, *, steps: int, t
 def minres(matvec: Matvec, right: Array, *, steps: int, tolerance: float = 0.0) -> Solution:
     """Solves A x = b for a symmetric, possibly indefinite A from x = 0: least |b - A x| in the Krylov space.
 
-    Parameters and errors as in :func:`conjugate_gradients`. The residual never grows.
+    Parameters and errors as in :func:`conjugate_gradients`. The residual never grows. For a singular A with b
+    outside its range, stop early: once the Krylov space is exhausted, x may be huge.
 
     Cost: one product per step. Memory: 7 vectors. Without reorthogonalization. Source: Paige & Saunders (1975).
     """

@@ -60,12 +60,30 @@ def check_damping(damping: Any, mode: str, modes: tuple[str, ...] = ("none", "ab
     """Refuse an unknown mode, a damping that is no number at least zero, and damping with mode ``"none"``."""
     if mode not in modes:
         raise ValueError(f"unknown mode {mode!r}; choose one of {list(modes)}")
-    if not array_api_compat.is_array_api_obj(damping):
+    if is_number(damping):
         check_positive("damping", damping, zero_allowed=True)
         if mode == "none" and damping > 0:
             raise ValueError(f"damping={damping!r} has no effect with mode 'none'; choose mode 'abs' or 'square'")
     elif mode == "none":
         raise ValueError("damping has no effect with mode 'none'; choose mode 'abs' or 'square'")
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is one number, not an array: NumPy's scalars are numbers here."""
+    return isinstance(value, int | float) or not array_api_compat.is_array_api_obj(value)
+
+
+def check_per_run(name: str, value: Any, like: Array, *, zero_allowed: bool = False) -> None:
+    """Refuse what is neither a positive number nor an array of them, one per run of ``like`` (..., n) (ValueError)."""
+    if is_number(value):
+        check_positive(name, value, zero_allowed=zero_allowed)
+        return
+    batch = tuple(like.shape[:-1])
+    if tuple(value.shape) not in ((), batch):
+        raise ValueError(f"{name} must be a number or an array of shape {batch}, got shape {tuple(value.shape)}")
+    allowed = (value >= 0) if zero_allowed else (value > 0)
+    if not all_finite(value) or not bool(namespace(value).all(allowed)):
+        raise ValueError(f"{name} must be finite and {'at least zero' if zero_allowed else 'positive'}, got {value!r}")
 
 
 def check_order(order: int) -> int:

@@ -13,11 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-import array_api_compat
-
-from refimpl.arrays import Array, all_finite, backend_of, check_count, check_positive, dot, get_backend, namespace, norm
+from refimpl.arrays import Array, all_finite, backend_of, check_count, dot, get_backend, namespace, norm
 from refimpl.curvature.acceleration import AcceleratorName, accelerator, check_accelerator
-from refimpl.curvature.operators import CountingMatvec, Matvec, check_damping, check_vector
+from refimpl.curvature.operators import (
+    CountingMatvec,
+    Matvec,
+    check_damping,
+    check_per_run,
+    check_vector,
+    is_number,
+)
 
 Mode = Literal["none", "abs", "square", "shift"]
 MARGIN = 1.1
@@ -112,10 +117,12 @@ def sum_series(
         check_count("terms", terms)
         check_damping(damping, mode)
         check_accelerator(accelerate, order, terms)
-        _check_number("scale", scale, gradient)
-        _check_number("damping", damping, gradient, zero_allowed=True)
+        check_per_run("scale", scale, gradient)
+        check_per_run("damping", damping, gradient, zero_allowed=True)
     xp, batch = namespace(gradient), tuple(gradient.shape[:-1])
     v, delta = _per_run(scale, gradient), _per_run(damping, gradient)
+    if mode == "shift":
+        first_products = None  # they belong to another matrix
     counting, restarts = CountingMatvec(matvec), 0
     while True:
         # A new table each time: after a restart the old rows belong to another series.
@@ -205,7 +212,7 @@ def coefficients(terms: int, damping: Any = 0.0) -> Array:
     [0.5, 0.125, 0.0625]
     """
     check_count("terms", terms)
-    d = get_backend().asarray(float(damping)) if isinstance(damping, int | float) else damping
+    d = get_backend().asarray(float(damping)) if is_number(damping) else damping
     if not all_finite(d) or bool(namespace(d).any(d < 0)):
         raise ValueError(f"damping must be finite and at least zero, got {damping!r}")
     return _coefficients(terms, d)
@@ -265,18 +272,6 @@ def _wide(gradient: Array, value: Any) -> Array:
 
 def _per_run(value: Any, gradient: Array) -> Array:
     xp, batch = namespace(gradient), tuple(gradient.shape[:-1])
-    if isinstance(value, int | float):
+    if is_number(value):
         return xp.full(batch, float(value), dtype=gradient.dtype, device=backend_of(gradient).device)
     return xp.broadcast_to(value, batch)
-
-
-def _check_number(name: str, value: Any, gradient: Array, *, zero_allowed: bool = False) -> None:
-    if not array_api_compat.is_array_api_obj(value):
-        check_positive(name, value, zero_allowed=zero_allowed)
-        return
-    batch = tuple(gradient.shape[:-1])
-    if tuple(value.shape) not in ((), batch):
-        raise ValueError(f"{name} must be a number or an array of shape {batch}, got shape {tuple(value.shape)}")
-    allowed = (value >= 0) if zero_allowed else (value > 0)
-    if not all_finite(value) or not bool(namespace(value).all(allowed)):
-        raise ValueError(f"{name} must be finite and {'at least zero' if zero_allowed else 'positive'}, got {value!r}")

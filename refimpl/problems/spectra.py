@@ -61,8 +61,10 @@ def logarithmic(
     seed: int = 0, n: int = 100, *, decades: float = 3.0, backend: Backend | None = None
 ) -> SpectralProblem:
     """Eigenvalues ±10^(-decades … 0), n/2 of each sign, in a random basis; a normal gradient."""
+    if check_count("n", n, minimum=2) % 2:
+        raise ValueError(f"n must be even, half of the eigenvalues for each sign, got {n}")
     rng = as_generator(seed)
-    half = np.logspace(-decades, 0, check_count("n", n, minimum=2) // 2)
+    half = np.logspace(-decades, 0, n // 2)
     return _from_eigenvalues("logarithmic", np.concatenate([half, -half]), rng, backend)
 
 
