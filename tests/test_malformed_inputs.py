@@ -11,6 +11,11 @@ import pytest
 
 from refimpl import get_backend, minimize
 from refimpl.arrays import as_generator, backend_of, check_count, namespace
+from refimpl.curvature.acceleration import accelerate, accelerator
+from refimpl.curvature.inverse_abs import inverse_abs_apply, inverse_root_quadrature
+from refimpl.curvature.krylov import conjugate_gradients, lanczos, minres, multi_shift_cg
+from refimpl.curvature.scale import frobenius_scale, lanczos_scale, power_scale, rayleigh_quotients, trace_scale
+from refimpl.curvature.series import coefficients, sum_series
 from refimpl.curvature.spectrum import absolute, apply_inverse_abs
 from refimpl.experiments.records import check_record, read_record
 from refimpl.experiments.runner import Experiment
@@ -18,10 +23,13 @@ from refimpl.experiments.statistics import bootstrap_median
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
+from refimpl.optimizers.kfac import KFAC, AdaptiveKFAC
+from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.quasi_newton import BFGS, LBFGS
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
+from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
 from refimpl.problems.closed_form import ClosedForm
 from refimpl.problems.datasets import diabetes, mnist1d
 from refimpl.problems.linear_network import RahimiRecht
@@ -29,6 +37,7 @@ from refimpl.problems.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from refimpl.problems.mlp import MLP, initial_parameters
 from refimpl.problems.quadratic import LinearLeastSquares, Quadratic, gaussian_symmetric
 from refimpl.problems.sampling import Minibatch
+from refimpl.problems.spectra import gaussian, logarithmic, spiked
 from refimpl.problems.toy import DoubleWell, HorseSaddle, Rosenbrock, Wood
 from refimpl.trace import Trace
 from refimpl.verify import check_implementation, check_oracle, check_oracle_functions
@@ -90,6 +99,22 @@ class Empty(Experiment):
 
     def run_job(self, job, settings, device):
         return []
+
+
+PAIR = np.ones(2)
+
+
+def double(v):
+    """A product with H = 2 I."""
+    return 2.0 * v
+
+
+def series(**options):
+    return sum_series(double, options.pop("gradient", PAIR), **{"terms": 5, "scale": 8.0} | options)
+
+
+def inverse(**options):
+    return inverse_abs_apply(double, options.pop("gradient", PAIR), **options)
 
 
 def plot():
@@ -211,6 +236,47 @@ MISTAKES = [
     ("omega one", lambda: AdaptiveSaddleFreeNewton(1.0, omega=1.0), "1.0", "omega must lie in"),
     ("solve unknown", lambda: AdaptiveSaddleFreeNewton(1.0, solve="best"), "'best'", "'released'"),
     ("history zero", lambda: LBFGS(history=0), "0", "history must be a whole number of at least 1"),
+    ("optimizer without terms", lambda: SeriesSaddleFreeNewton(0), "0", "terms must be a whole number of at least 1"),
+    ("order too high for K", lambda: SeriesSaddleFreeNewton(16, 8), "got 16", "at least 17 partial sums"),
+    ("optimizer without accelerator", lambda: SeriesSaddleFreeNewton(5, 2, accelerate=None), "order=2", "'shanks'"),
+    ("series momentum", lambda: SeriesSaddleFreeNewton(5, momentum=1.0), "1.0", "momentum must lie in [0.0, 1.0)"),
+    ("unused damping of a method", lambda: SeriesSaddleFreeNewton(5, damping=0.1), "0.1", "choose mode 'abs'"),
+    ("mode shift of the series", lambda: SeriesSaddleFreeNewton(5, mode="shift"), "'shift'", "'abs', 'square'"),
+    ("V of a method zero", lambda: SeriesSaddleFreeNewton(5, scale=0.0), "0.0", "scale must be finite and positive"),
+    ("V of a method text", lambda: SeriesSaddleFreeNewton(5, scale="100"), "'100'", "scale must be a real number"),
+    ("rule for V unknown", lambda: SeriesSaddleFreeNewton(5, scale_rule="trace"), "'trace'", "'ratio', 'lanczos'"),
+    ("V that grows by itself", lambda: SeriesSaddleFreeNewton(5, scale_decay=1.1), "1.1", "scale_decay must lie in"),
+    ("guard a number", lambda: SeriesSaddleFreeNewton(5, guard=1), "1", "guard must be True or False"),
+    ("first term unknown", lambda: SeriesSaddleFreeNewton(5, first_term="half"), "'half'", "'damped', 'undamped'"),
+    ("adaptive series undamped", lambda: AdaptiveSeriesSaddleFreeNewton(5, 0.0), "0.0", "initial_damping must lie in"),
+    ("adaptive series mode", lambda: AdaptiveSeriesSaddleFreeNewton(5, 1.0, mode="none"), "'none'", "'abs', 'square'"),
+    ("adaptive series order", lambda: AdaptiveSeriesSaddleFreeNewton(4, 1.0, 2), "got 4", "at least 5 partial sums"),
+    ("adaptive series omega", lambda: AdaptiveSeriesSaddleFreeNewton(5, 1.0, omega=0.0), "0.0", "omega must be finite"),
+    (
+        "solve of the series unknown",
+        lambda: AdaptiveSeriesSaddleFreeNewton(5, 1.0, solve="hessian"),
+        "'hessian'",
+        "'gauss-newton', 'released'",
+    ),
+    (
+        "series for a loss without outputs",
+        lambda: minimize(HorseSaddle(), AdaptiveSeriesSaddleFreeNewton(5, 1.0)),
+        "HorseSaddle",
+        "least-squares or network problem",
+    ),
+    (
+        "Lanczos of no products",
+        lambda: LanczosSaddleFreeNewton(0),
+        "0",
+        "products must be a whole number of at least 1",
+    ),
+    ("Lanczos undamped", lambda: LanczosSaddleFreeNewton(8, 0.0), "0.0", "initial_damping must lie in"),
+    ("Lanczos mode", lambda: LanczosSaddleFreeNewton(8, mode="none"), "'none'", "'square', 'abs'"),
+    ("Lanczos overshooting", lambda: LanczosSaddleFreeNewton(8, learning_rate=1.5), "1.5", "learning_rate must lie in"),
+    ("Lanczos accepting", lambda: LanczosSaddleFreeNewton(8, accept="never"), "'never'", "'bounded', 'decrease'"),
+    ("K-FAC undamped", lambda: KFAC(0.1, 0.0), "0.0", "damping must be finite and positive"),
+    ("K-FAC without renewal", lambda: AdaptiveKFAC(0.1, ema=1.0), "1.0", "ema must lie in [0.0, 1.0)"),
+    ("K-FAC without layers", lambda: minimize(HorseSaddle(), KFAC(0.1, 0.1)), "HorseSaddle", "use MLP or a module"),
     # matrices
     ("matrix a list", lambda: apply_inverse_abs([[1.0]], np.ones(1)), "list", "matrix must be an array"),
     ("matrix of integers", lambda: absolute(np.eye(2, dtype=int)), "int64", "float32 or float64"),
@@ -220,6 +286,116 @@ MISTAKES = [
     ("gradient too long", lambda: apply_inverse_abs(np.eye(2), np.ones(3)), "(3,)", "gradient must have shape (2,)"),
     ("gradient infinite", lambda: apply_inverse_abs(np.eye(2), np.array([INF, 1.0])), "infinity", "must be finite"),
     ("rule unknown", lambda: apply_inverse_abs(np.eye(2), np.ones(2), mode="clip"), "'clip'", "'square'"),
+    # the series
+    ("no coefficients", lambda: coefficients(0), "0", "terms must be a whole number of at least 1"),
+    ("coefficients of a negative damping", lambda: coefficients(3, -0.1), "-0.1", "finite and at least zero"),
+    ("coefficients of NaN", lambda: coefficients(3, np.array([0.1, NAN])), "nan", "finite and at least zero"),
+    ("coefficients of text", lambda: coefficients(3, "0.1"), "str", "arrays of one library"),
+    ("series of a list", lambda: series(gradient=[1.0, 2.0]), "list", "gradient must be an array of float32"),
+    ("series of integers", lambda: series(gradient=np.ones(2, int)), "int64", "float32 or float64"),
+    ("series of a number", lambda: series(gradient=np.asarray(1.0)), "()", "shape (..., n) with n >= 1"),
+    ("series of nothing", lambda: series(gradient=np.ones((3, 0))), "(3, 0)", "n >= 1"),
+    ("series of NaN", lambda: series(gradient=np.array([NAN, 1.0])), "NaN", "gradient must be finite"),
+    ("series without terms", lambda: series(terms=0), "0", "terms must be a whole number of at least 1"),
+    ("terms a float", lambda: series(terms=9.0), "9.0", "whole number"),
+    ("series damping negative", lambda: series(damping=-1.0, mode="abs"), "-1.0", "at least zero"),
+    ("series damping array negative", lambda: series(damping=np.asarray(-1.0), mode="abs"), "-1.", "at least zero"),
+    ("series damping unused", lambda: series(damping=0.5), "0.5", "choose mode 'abs' or 'square'"),
+    ("series damping array unused", lambda: series(damping=PAIR), "no effect", "choose mode 'abs' or 'square'"),
+    ("series mode unknown", lambda: series(mode="cube"), "'cube'", "'shift'"),
+    ("V zero", lambda: series(scale=0.0), "0.0", "scale must be finite and positive"),
+    ("V negative", lambda: series(scale=-1.0), "-1.0", "scale must be finite and positive"),
+    ("V infinite", lambda: series(scale=INF), "inf", "scale must be finite and positive"),
+    ("V missing", lambda: series(scale=None), "None", "scale must be a real number"),
+    ("V text", lambda: series(scale="8"), "'8'", "scale must be a real number"),
+    ("V a list", lambda: series(scale=[8.0]), "[8.0]", "scale must be a real number"),
+    ("V for other runs", lambda: series(scale=np.ones(3), gradient=np.ones((2, 2))), "(3,)", "shape (2,)"),
+    (
+        "V with a NaN",
+        lambda: series(scale=np.array([8.0, NAN]), gradient=np.ones((2, 2))),
+        "nan",
+        "finite and positive",
+    ),
+    # accelerators
+    ("accelerator unknown", lambda: series(accelerate="aitken", order=1), "'aitken'", "'shanks'"),
+    ("accelerator a list", lambda: accelerate(INPUTS, ["shanks"], 1), "['shanks']", "'shanks', 'sablonniere'"),
+    ("order without accelerator", lambda: series(order=2), "order=2", "needs an accelerator"),
+    ("order negative", lambda: accelerate(INPUTS, "shanks", -1), "-1", "order must be a whole number of at least 0"),
+    ("order a float", lambda: accelerate(INPUTS, "shanks", 1.0), "1.0", "whole number"),
+    ("order that K = 2N cannot carry", lambda: series(terms=8, accelerate="shanks", order=4), "got 8", "at least 9"),
+    ("table too short", lambda: accelerator("sablonniere", 2, 4), "got 4", "at least 5 partial sums"),
+    ("no sums", lambda: accelerate([], "shanks", 0), "got 0", "at least 1 partial sums"),
+    ("sums of lists", lambda: accelerate([[1.0], [2.0], [3.0]], "shanks"), "list", "arrays of one library"),
+    # rules for V
+    ("trace of a list", lambda: trace_scale(double, [1.0]), "list", "like must be an array of float32"),
+    (
+        "no probes",
+        lambda: frobenius_scale(double, PAIR, samples=0),
+        "0",
+        "samples must be a whole number of at least 1",
+    ),
+    ("probes by a float", lambda: frobenius_scale(double, PAIR, samples=2, rng=0.5), "0.5", "non-negative integer"),
+    ("no power iterations", lambda: rayleigh_quotients(double, PAIR, 0), "0", "iterations must be a whole number"),
+    ("power safety zero", lambda: power_scale(double, PAIR, safety=0.0), "0.0", "safety must be finite and positive"),
+    ("power from NaN", lambda: power_scale(double, PAIR * NAN), "NaN", "start must be finite"),
+    ("Lanczos safety negative", lambda: lanczos_scale(double, PAIR, safety=-1.0), "-1.0", "safety must be finite"),
+    # Krylov methods
+    (
+        "Lanczos from integers",
+        lambda: lanczos(double, np.ones(2, int), 2),
+        "int64",
+        "start must be an array of float32",
+    ),
+    ("Lanczos without steps", lambda: lanczos(double, PAIR, 0), "0", "steps must be a whole number of at least 1"),
+    ("CG without steps", lambda: conjugate_gradients(double, PAIR, steps=0), "0", "steps must be a whole number"),
+    ("CG for infinity", lambda: conjugate_gradients(double, PAIR * INF, steps=2), "infinity", "right must be finite"),
+    ("CG tolerance", lambda: conjugate_gradients(double, PAIR, steps=2, tolerance=-1.0), "-1.0", "at least zero"),
+    ("shift negative", lambda: multi_shift_cg(double, PAIR, -PAIR, steps=2), "[-1., -1.]", "(J,) and at least zero"),
+    ("shifts a table", lambda: multi_shift_cg(double, PAIR, INPUTS, steps=2), "[[1., 1.]", "shifts must be (J,)"),
+    ("shifts a list", lambda: multi_shift_cg(double, PAIR, [1.0], steps=2), "list", "shifts must be an array"),
+    ("MINRES for a list", lambda: minres(double, [1.0, 2.0], steps=2), "list", "right must be an array"),
+    ("MINRES without steps", lambda: minres(double, PAIR, steps=0), "0", "steps must be a whole number"),
+    ("MINRES tolerance", lambda: minres(double, PAIR, steps=2, tolerance=NAN), "nan", "finite and at least zero"),
+    # one function for all of them
+    ("inverse of a list", lambda: inverse(gradient=[1.0]), "list", "gradient must be an array of float32"),
+    ("no products", lambda: inverse(products=0), "0", "products must be a whole number of at least 1"),
+    ("route unknown by name", lambda: inverse(method="cg"), "'cg'", "'lanczos_sv'"),
+    ("inverse by shift", lambda: inverse(mode="shift", damping=0.1), "'shift'", "'abs', 'square'"),
+    ("inverse with damping and no mode", lambda: inverse(mode="none", damping=0.1), "damping=0.1", "'abs' or 'square'"),
+    ("inverse damping text", lambda: inverse(damping="0.1"), "'0.1'", "damping must be a real number"),
+    ("inverse damping infinite", lambda: inverse(damping=INF), "inf", "damping must be finite"),
+    ("quadrature of |H| + d", lambda: inverse(method="quadrature", mode="abs", damping=1.0), "quadrature", "'square'"),
+    ("quadrature of one product", lambda: inverse(method="quadrature", damping=1.0, products=1), "1", "at least 2"),
+    ("no poles", lambda: inverse(method="quadrature", damping=1.0, poles=0), "0", "poles must be a whole number"),
+    ("interval missing", lambda: inverse(method="chebyshev"), "without damping", "give interval=(low, high)"),
+    (
+        "interval reversed",
+        lambda: inverse(method="chebyshev", interval=(3.0, 1.0)),
+        "(3.0, 1.0)",
+        "(low, high) with low < high",
+    ),
+    ("interval from zero", lambda: inverse(method="chebyshev", interval=(0.0, 3.0)), "interval", "away from zero"),
+    ("interval negative", lambda: inverse(method="chebyshev", interval=(-1.0, 3.0)), "-1.0", "at least zero"),
+    (
+        "interval for many dampings",
+        lambda: inverse(method="chebyshev", damping=PAIR, gradient=np.ones((2, 2))),
+        "an array",
+        "one number for the damping",
+    ),
+    (
+        "poles on a reversed interval",
+        lambda: inverse_root_quadrature(2.0, 1.0, 4),
+        "2.0 and 1.0",
+        "low must be at most",
+    ),
+    ("poles from zero", lambda: inverse_root_quadrature(0.0, 1.0, 4), "0.0", "low must be finite and positive"),
+    ("V of a route", lambda: inverse(method="series", scale=-1.0), "-1.0", "scale must be finite and positive"),
+    ("order of a route", lambda: inverse(method="series", scale=8.0, order=9), "got 9", "at least 19"),
+    # spectra
+    ("spectrum of no size", lambda: gaussian(n=0), "0", "n must be a whole number of at least 1"),
+    ("spectrum seed", lambda: gaussian(-1), "-1", "non-negative integer"),
+    ("logarithmic of one", lambda: logarithmic(n=1), "1", "at least 2"),
+    ("spiked too small", lambda: spiked(n=15), "15", "at least 16"),
     # problems
     ("Hessian asymmetric", lambda: Quadratic([[1.0, 2.0], [0.0, 1.0]]), "reaches 2", "use (A + A^T)/2"),
     ("center too long", lambda: Quadratic(np.eye(2), center=[1.0]), "(1,)", "center must be 2 finite numbers"),
@@ -294,7 +470,7 @@ MISTAKES = [
     ("landscape scale", lambda: plot().landscape(None, HorseSaddle(), scale="cubic"), "'cubic'", "'symlog'"),
     ("landscape in 4 dimensions", lambda: plot().landscape(None, Wood()), "has 4", "2 parameters"),
     ("path in 3 dimensions", lambda: plot().path(None, np.ones((5, 3)), "adam"), "(5, 3)", "(steps, 2)"),
-    ("golden group unknown", lambda: cases("series"), "'series'", "'spectrum'"),
+    ("golden group unknown", lambda: cases("serie"), "'serie'", "'spectrum'"),
     ("golden call unknown", lambda: check_implementation("inverse", abs), "'inverse'", "'saddle_free_direction'"),
     ("oracle place too long", lambda: check_oracle(HorseSaddle(), [1.0, 2.0, 3.0]), "(3,)", "(2,)"),
     ("oracle place empty", lambda: check_oracle_functions(sum, abs, abs, []), "array([]", "n >= 1"),

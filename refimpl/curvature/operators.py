@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import array_api_compat
@@ -60,7 +61,7 @@ def check_damping(damping: Any, mode: str, modes: tuple[str, ...] = ("none", "ab
     """Refuse an unknown mode, a damping that is no number at least zero, and damping with mode ``"none"``."""
     if mode not in modes:
         raise ValueError(f"unknown mode {mode!r}; choose one of {list(modes)}")
-    if is_number(damping):
+    if is_number(damping) or not array_api_compat.is_array_api_obj(damping):
         check_positive("damping", damping, zero_allowed=True)
         if mode == "none" and damping > 0:
             raise ValueError(f"damping={damping!r} has no effect with mode 'none'; choose mode 'abs' or 'square'")
@@ -70,12 +71,12 @@ def check_damping(damping: Any, mode: str, modes: tuple[str, ...] = ("none", "ab
 
 def is_number(value: Any) -> bool:
     """Whether ``value`` is one number, not an array: NumPy's scalars are numbers here."""
-    return isinstance(value, int | float) or not array_api_compat.is_array_api_obj(value)
+    return isinstance(value, Real)
 
 
 def check_per_run(name: str, value: Any, like: Array, *, zero_allowed: bool = False) -> None:
     """Refuse what is neither a positive number nor an array of them, one per run of ``like`` (..., n) (ValueError)."""
-    if is_number(value):
+    if is_number(value) or not array_api_compat.is_array_api_obj(value):
         check_positive(name, value, zero_allowed=zero_allowed)
         return
     batch = tuple(like.shape[:-1])

@@ -125,7 +125,10 @@ class LanczosSaddleFreeNewton:
         adapted = adapt_damping(
             damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.damping_cap
         )
-        ritz = eigen(tridiagonal).eigenvalues
+        # Where the Krylov space ended early, T is padded with zeros, which are no Ritz values.
+        spare = xp.where(xp.any(space.basis != 0, axis=-1), xp.zeros_like(space.alpha), space.alpha[..., :1])
+        identity = xp.eye(spare.shape[-1], dtype=spare.dtype, device=backend_of(spare).device)
+        ritz = eigen(tridiagonal + spare[..., None] * identity).eigenvalues
         accepted = xp.isfinite(trial) & ((predicted < 0) | still)
         if self.accept == "bounded":
             accepted = accepted & (trial - point.loss <= xp.abs(predicted))

@@ -90,13 +90,13 @@ class SeriesSaddleFreeNewton:
 
     def __post_init__(self) -> None:
         _check_series(self)
-        check_damping(self.damping, self.mode, ("none", "abs", "square"))
         settle(
             self,
             learning_rate=check_positive("learning_rate", self.learning_rate),
             momentum=check_between("momentum", self.momentum, 0.0, 1.0),
-            damping=float(self.damping),
+            damping=check_positive("damping", self.damping, zero_allowed=True),
         )
+        check_damping(self.damping, self.mode, ("none", "abs", "square"))
 
     @classmethod
     def published(cls, terms: int, order: int, **knobs: Any) -> SeriesSaddleFreeNewton:
@@ -273,7 +273,8 @@ def _direction(method: Any, point: Point, scale: Array, damping: Any, mode: Mode
     if method.scale_rule == "ratio" and method.terms > 1:
         half = point.hvp(gradient)
         pair = (half, point.hvp(half))
-        scale = ratio_scale(gradient, pair[1], method.scale_decay * scale)
+        grown = ratio_scale(gradient, pair[1], method.scale_decay * scale)
+        scale = xp.where(xp.any(gradient != 0, axis=-1), grown, scale)
     elif method.scale_rule == "lanczos":
         found_scale = lanczos_scale(point.hvp, gradient, checked=False)
         scale = xp.where(xp.isfinite(found_scale) & (found_scale > 0), found_scale, scale)

@@ -45,8 +45,9 @@ COLUMNS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse ``arguments`` and run; 0 where everything agrees, 1 where something does not, 2 for a wrong request."""
+    groups = ", ".join(dict.fromkeys(case.group for case in cases()))
     parser = argparse.ArgumentParser(prog="python -m refimpl.verify", description=__doc__)
-    parser.add_argument("--only", metavar="GROUP", help="one group: spectrum, methods, problems or networks")
+    parser.add_argument("--only", metavar="GROUP", help=f"one group of: {groups}")
     parser.add_argument("--backend", metavar="NAME", help="one library: numpy, torch, array-api-strict or cupy")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     chosen = parser.parse_args(arguments)

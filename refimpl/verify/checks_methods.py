@@ -10,9 +10,11 @@ from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton, average_curvature
 from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
+from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
+from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
 from refimpl.run import minimize
 from refimpl.verify.checks_problems import build
 
@@ -20,7 +22,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     str(method.name): method
     for method in (
         GradientDescent, HeavyBall, Nesterov, Adam, AdamW, Newton, DampedNewton, LevenbergMarquardt, SaddleFreeNewton,
-        AdaptiveSaddleFreeNewton,
+        AdaptiveSaddleFreeNewton, SeriesSaddleFreeNewton, AdaptiveSeriesSaddleFreeNewton, LanczosSaddleFreeNewton,
     )
 }  # fmt: skip
 

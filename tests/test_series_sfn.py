@@ -1,0 +1,502 @@
+"""Saddle-free Newton by the series, plain and adaptive.
+
+Oracles: golden numbers (60 digits, another program); a transcription that has H as a matrix, takes it apart into
+eigenvalues, gets its coefficients from Cauchy's integral and keeps the whole epsilon table; gradients and matrices of
+Rosenbrock's function by hand; gradient descent with momentum, which one term of the series is.
+"""
+
+import numpy as np
+import pytest
+from golden_vectors import golden
+
+from refimpl import get_backend, minimize
+from refimpl.optimizers.gradient_descent import HeavyBall
+from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.problems.quadratic import Quadratic
+from refimpl.problems.toy import CoupledSaddle, DoubleWell, HorseSaddle, Rosenbrock
+from refimpl.verify.golden import cases
+
+GOLDEN = golden("series")["algorithm1_trajectory"]
+WEIGHTS = {"shanks": lambda c: 1, "sablonniere": lambda c: c // 2 + 1}
+STEEP = Quadratic(np.diag([1.0, 15.0]))
+HIDDEN = np.array([1.0, 1e-6 / 15])
+"""Where the gradient of STEEP is (1, 1e-6): the ratio |H^2 g|/|g| hardly sees the eigenvalue 15."""
+
+
+def published(**knobs):
+    about = {"learning_rate": GOLDEN["eta"], "momentum": GOLDEN["momentum"], "scale": GOLDEN["V0"]}
+    return SeriesSaddleFreeNewton.published(GOLDEN["K"], GOLDEN["N"], **about, **knobs)
+
+
+def walk(problem, method, x, steps):
+    """Places after each step, and the infos."""
+    x = problem.backend.asarray(x)
+    state, places, infos = method.init(x), [], []
+    for _ in range(steps):
+        x, state, info = method.step(problem.at(x), state)
+        places.append(np.array(x))
+        infos.append(info)
+    return np.array(places), infos, state
+
+
+# -- the same with a dense matrix -------------------------------------------------------------------------------------
+
+
+def coefficients(terms, d):
+    """Those of 1/(sqrt(1 - z) + d), by Cauchy's integral over |z| = 1/2."""
+    z = 0.5 * np.exp(2j * np.pi * np.arange(256) / 256)
+    return (np.fft.fft(1 / (np.sqrt(1 - z) + d)).real / 256)[:terms] * 2.0 ** np.arange(terms)
+
+
+def corner(sums, order, weight):
+    rows = sums[-2 * order - 1 :]
+    e = {(m, 0): row for m, row in enumerate(rows)} | {(m, -1): 0.0 for m in range(2 * order + 2)}
+    for c in range(1, 2 * order + 1):
+        for m in range(2 * order + 1 - c):
+            d = e[m + 1, c - 1] - e[m, c - 1]
+            e[m, c] = e[m + 1, c - 2] + weight(c) * d / (d @ d)
+    return e[0, 2 * order]
+
+
+def dense_direction(method, h, g, v, damping):
+    values, q = np.linalg.eigh(h)
+    square = values**2 + (damping**2 if method.mode == "square" else 0.0)
+    c = coefficients(method.terms, damping / np.sqrt(v) if method.mode == "abs" else 0.0)
+    powers = (1 - square / v)[:, None] ** np.arange(method.terms)
+    sums = np.cumsum((c * powers).T * (q.T @ g), axis=0) @ q.T
+    return corner(sums, method.order, WEIGHTS[method.accelerate]) / np.sqrt(v)
+
+
+def dense_scale(method, h, g, v, damping):
+    ratio = np.linalg.norm(h @ h @ g) / np.linalg.norm(g)
+    exact = 1.1 * np.abs(np.linalg.eigvalsh(h)).max() ** 2  # eight Lanczos steps exhaust so small a space
+    v = {"fixed": v, "ratio": max(method.scale_decay * v, ratio), "lanczos": exact}[method.scale_rule]
+    if method.guard and method.mode == "square":  # it watches the matrix of the series, H^2 + d^2
+        seen = np.linalg.norm(h @ h @ g + damping**2 * g) / np.linalg.norm(g)
+        return 1.1 * seen if seen > v else v
+    return v
+
+
+def dense_walk(problem, method, x, steps):
+    x, v, velocity, seen = np.array(x), method.scale, 0.0, []
+    for _ in range(steps):
+        point = problem.at(x)
+        v = dense_scale(method, point.hessian(), point.gradient, v, method.damping)
+        direction = dense_direction(method, point.hessian(), point.gradient, v, method.damping)
+        velocity = method.momentum * velocity + method.learning_rate * direction
+        x = x - velocity
+        seen.append((x, v))
+    return [np.array(column) for column in zip(*seen, strict=True)]
+
+
+@pytest.mark.parametrize("accelerate", ["shanks", "sablonniere"])
+@pytest.mark.parametrize("rule", ["fixed", "ratio", "lanczos"])
+@pytest.mark.parametrize("mode", ["none", "abs", "square"])
+@pytest.mark.parametrize("guard", [True, False])
+def test_steps_against_dense_arithmetic(mode, rule, accelerate, guard):
+    method = SeriesSaddleFreeNewton(
+        7, 2, 0.75, 0.5, 0.0 if mode == "none" else 0.4, mode, accelerate,
+        scale=1.0 if rule == "lanczos" else 30.0, scale_rule=rule, scale_decay=0.5, guard=guard,
+    )  # fmt: skip
+    found, infos, _ = walk(CoupledSaddle(), method, [0.5, 0.75], 3)
+    places, scales = dense_walk(CoupledSaddle(), method, [0.5, 0.75], 3)
+    np.testing.assert_allclose(found, places, rtol=1e-9)
+    np.testing.assert_allclose([info.scale for info in infos], scales, rtol=1e-12)
+    assert not any(info.fell_back for info in infos)
+    if not (guard and mode == "square"):
+        assert not any(info.restarts for info in infos)
+
+
+def test_golden_trajectory():
+    found, infos, _ = walk(Quadratic(GOLDEN["H"]), published(), GOLDEN["x0"], 3)
+    np.testing.assert_allclose(found, [step["x"] for step in GOLDEN["iterations"]], rtol=1e-13)
+    np.testing.assert_allclose([info.scale for info in infos], [step["V"] for step in GOLDEN["iterations"]], rtol=1e-13)
+    result = minimize(Quadratic(GOLDEN["H"]), published(), GOLDEN["x0"], steps=3)
+    np.testing.assert_allclose(result.trace["loss"][1:], [step["f"] for step in GOLDEN["iterations"]], rtol=1e-13)
+    (vector,) = [case for case in cases("methods") if case.id == "methods/series-sfn-published"]
+    assert vector.expected == [step["x"] for step in GOLDEN["iterations"]]
+
+
+def test_golden_trajectory_in_float32():
+    problem = Quadratic(GOLDEN["H"], backend=get_backend("numpy", "float32"))
+    knobs = {"learning_rate": 0.75, "momentum": 0.5, "scale": 16.0, "scale_decay": 1.0}
+    method = SeriesSaddleFreeNewton(6, 1, **{name: np.float64(value) for name, value in knobs.items()})
+    found, infos, state = walk(problem, method, GOLDEN["x0"], 3)
+    assert {found.dtype, infos[0].scale.dtype, *(a.dtype for a in state)} == {np.dtype("float32")}
+    np.testing.assert_allclose(found, [step["x"] for step in GOLDEN["iterations"]], rtol=1e-5)
+    method = AdaptiveSeriesSaddleFreeNewton(5, np.float64(0.1), 1, np.float64(0.5), np.float64(1e-6), np.float64(1e6))
+    _, _, state = walk(DoubleWell(backend=problem.backend), method, [0.5, 1.0], 2)
+    assert {a.dtype for a in state} == {np.dtype("float32")}
+
+
+# -- one term ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_term_with_the_usual_scale():
+    found, _, state = walk(Quadratic(GOLDEN["H"]), SeriesSaddleFreeNewton(1), GOLDEN["x0"], 1)
+    np.testing.assert_allclose(np.array(GOLDEN["x0"]) - found[0], GOLDEN["K1_direction_with_V100"], rtol=1e-15)
+    assert state.scale == 100.0
+
+
+def test_one_term_is_gradient_descent_with_momentum():
+    series = SeriesSaddleFreeNewton(1, learning_rate=2.0**-8, momentum=0.75, scale=16.0)
+    found = minimize(Rosenbrock(), series, [-1.25, 1.0], steps=20)
+    expected = minimize(Rosenbrock(), HeavyBall(2.0**-10, 0.75), [-1.25, 1.0], steps=20)
+    np.testing.assert_array_equal(found.x, expected.x)
+    assert found.state.scale == 16.0
+    assert found.counts == expected.counts
+
+
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    [
+        (SeriesSaddleFreeNewton(1, damping=2.0, mode="abs", scale=4.0), 1 / (2 + 2)),
+        (SeriesSaddleFreeNewton(1, damping=2.0, mode="abs", scale=4.0, first_term="undamped"), 1 / 2),
+        (SeriesSaddleFreeNewton(1, damping=2.0, mode="square", scale=4.0), 1 / 2),
+        (SeriesSaddleFreeNewton.released(1, 0, damping=2.0, scale=4.0), 1 / 2),
+        (AdaptiveSeriesSaddleFreeNewton(1, 2.0, scale=4.0, solve="released"), 1 / (2 + 2)),
+        (AdaptiveSeriesSaddleFreeNewton.released(1, 2.0, scale=4.0), 1 / 2),
+    ],
+)
+def test_one_damped_term(method, rate):
+    (found,), _, state = walk(Quadratic(np.diag([3.0, -1.0])), method, [1.0, 1.0], 1)
+    np.testing.assert_allclose(found, [1.0 - 3.0 * rate, 1.0 + rate], rtol=1e-15)
+    assert state.scale == 4.0
+
+
+# -- the three readings -----------------------------------------------------------------------------------------------
+
+
+def test_published_and_released_are_these_knobs():
+    rest = {"learning_rate": 0.5, "momentum": 0.25, "scale": 9.0}
+    assert SeriesSaddleFreeNewton.published(6, 1, **rest) == SeriesSaddleFreeNewton(6, 1, guard=False, **rest)
+    code = {"accelerate": "shanks", "guard": False, "first_term": "undamped"}
+    damped = SeriesSaddleFreeNewton(6, 1, damping=0.3, mode="abs", **code, **rest)
+    assert SeriesSaddleFreeNewton.released(6, 1, damping=0.3, **rest) == damped
+    assert SeriesSaddleFreeNewton.released(6, 1) == SeriesSaddleFreeNewton(6, 1, **code)
+    code |= {"solve": "released", "accept": "always"}
+    assert AdaptiveSeriesSaddleFreeNewton.released(6, 0.3, 1) == AdaptiveSeriesSaddleFreeNewton(6, 0.3, 1, **code)
+    assert SeriesSaddleFreeNewton.released(6, 1, accelerate="sablonniere").accelerate == "sablonniere"
+
+
+def test_released_has_the_weights_of_shanks_and_published_has_not():
+    problem, start = Quadratic(GOLDEN["H"]), GOLDEN["x0"]
+    released = SeriesSaddleFreeNewton.released(6, 1, learning_rate=0.75, momentum=0.5, scale=16.0)
+    ours, theirs = walk(problem, published(), start, 3)[0], walk(problem, released, start, 3)[0]
+    for accelerate, found in (("sablonniere", ours), ("shanks", theirs)):
+        expected, _ = dense_walk(problem, published(accelerate=accelerate), start, 3)
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+    assert np.abs(ours - theirs).max() > 0.05
+
+
+# -- V ----------------------------------------------------------------------------------------------------------------
+
+
+def scales(method, steps=25, start=(1.0, 0.0), problem=None):
+    return [float(info.scale) for info in walk(problem or DoubleWell(), method, list(start), steps)[1]]
+
+
+def test_published_scale_never_falls_and_one_with_decay_does():
+    def ratio(x):
+        return (3 * x**2 - 1) ** 2  # H^2 of the double well along its first coordinate
+
+    start = [2.0, 0.0]
+    stuck = scales(SeriesSaddleFreeNewton(4, scale=1.0), start=start)
+    np.testing.assert_allclose(stuck, ratio(2.0))  # 121
+    places, infos, _ = walk(DoubleWell(), SeriesSaddleFreeNewton(4, scale=1.0, scale_decay=0.5), start, 7)
+    before, v = np.vstack([start, places])[:-1, 0], 1.0
+    for x, info in zip(before, infos, strict=True):
+        v = max(0.5 * v, ratio(x))
+        assert float(info.scale) == pytest.approx(v)
+    assert v == pytest.approx(4.0)  # at the minimum
+    # … and so it gets there, while the other crawls.
+    crawling = walk(DoubleWell(), SeriesSaddleFreeNewton(4), start, 7)[0]
+    assert abs(places[-1, 0] - 1) < 1e-12 < 1e-2 < abs(crawling[-1, 0] - 1)
+
+
+def test_fixed_scale_stays_and_lanczos_scale_is_new_each_time():
+    fixed = SeriesSaddleFreeNewton(4, scale=200.0, scale_rule="fixed")
+    assert set(scales(fixed, start=[2.0, 0.0])) == {200.0}
+    new = scales(SeriesSaddleFreeNewton(4, scale_rule="lanczos"), steps=6, start=[2.0, 0.0])
+    assert new[0] == pytest.approx(1.1 * 121)
+    assert new[-1] == pytest.approx(1.1 * 4, rel=1e-3)
+
+
+def test_a_restart_is_carried_to_the_next_step_but_not_by_a_fixed_scale():
+    for rule, kept in (("ratio", True), ("fixed", False)):
+        method = SeriesSaddleFreeNewton(100, scale=100.0, scale_rule=rule)
+        _, infos, state = walk(STEEP, method, HIDDEN, 1)
+        assert infos[0].restarts == 1
+        assert 112.5 < infos[0].scale < 1.1 * 225
+        assert state.scale == (infos[0].scale if kept else 100.0)
+
+
+def test_a_restart_touches_only_its_own_run():
+    starts = np.array([HIDDEN, [1.0, 0.0]])
+    method = SeriesSaddleFreeNewton(100, scale=100.0, momentum=0.5)
+    together, infos, _ = walk(STEEP, method, starts, 3)
+    assert infos[0].restarts == 1
+    for row, start in enumerate(starts):
+        alone, told, _ = walk(STEEP, method, start, 3)
+        np.testing.assert_allclose(together[:, row], alone, rtol=1e-12)
+        np.testing.assert_allclose([info.scale[row] for info in infos], [info.scale for info in told], rtol=1e-12)
+    assert infos[0].scale[1] == 100.0
+
+
+@pytest.mark.parametrize("rule", ["fixed", "ratio", "lanczos"])
+def test_without_a_gradient_nothing_moves(rule):
+    for method in (
+        SeriesSaddleFreeNewton(5, 2, scale=7.0, scale_rule=rule),
+        AdaptiveSeriesSaddleFreeNewton(5, 0.5, 2, scale=7.0, scale_rule=rule, solve="released"),
+        AdaptiveSeriesSaddleFreeNewton(5, 0.5, 2, scale=7.0, scale_rule=rule),
+    ):
+        problem = DoubleWell()
+        places, infos, state = walk(problem, method, [0.0, 0.0], 2)
+        np.testing.assert_array_equal(places, 0.0)
+        assert state.scale == 7.0
+        assert getattr(state, "damping", 0.5) == 0.5
+        assert bool(getattr(infos[-1], "accepted", True))
+
+
+def test_without_a_gradient_a_decaying_scale_stays():
+    _, _, state = walk(DoubleWell(), SeriesSaddleFreeNewton(5, scale=7.0, scale_decay=0.5), [0.0, 0.0], 1)
+    assert state.scale == 7.0
+
+
+def test_without_the_guard_a_scale_too_small_diverges_and_the_trace_stays():
+    knobs = {"terms": 100, "scale": 100.0, "scale_rule": "fixed"}
+    result = minimize(STEEP, SeriesSaddleFreeNewton(**knobs, guard=False), HIDDEN, steps=80)
+    assert result.status == "diverged"
+    assert result.steps < 80
+    assert len(result.trace) >= result.steps > 10
+    assert np.isfinite(result.trace["loss"][:10]).all()
+    assert (np.diff(result.trace["loss"][1:10]) > 0).all()
+    guarded = minimize(STEEP, SeriesSaddleFreeNewton(**knobs), HIDDEN, steps=6)
+    assert guarded.status == "budget"
+    assert guarded.loss < 1e-2 * guarded.trace["loss"][0]
+
+
+# -- what can go wrong ------------------------------------------------------------------------------------------------
+
+ASTRAY = Quadratic([[9 / 16]])
+"""For V = 1, K = 5 and N = 2 Sablonnière's weights overshoot so far that the direction points downhill in g."""
+
+
+def test_a_direction_that_points_the_wrong_way_is_replaced_by_the_plain_sum():
+    knobs = {"scale": 1.0, "scale_rule": "fixed"}
+    wrong, plain = SeriesSaddleFreeNewton(5, 2, guard=False, **knobs), SeriesSaddleFreeNewton(5, **knobs)
+    start = [[1.0], [0.0]]
+    assert walk(ASTRAY, wrong, start, 1)[0][0, 0] > 1.0
+    assert dense_walk(ASTRAY, wrong, start[0], 1)[0][0, 0] > 1.0
+    places, infos, _ = walk(ASTRAY, SeriesSaddleFreeNewton(5, 2, **knobs), start, 1)
+    assert infos[0].fell_back.tolist() == [True, False]
+    np.testing.assert_array_equal(places, walk(ASTRAY, plain, start, 1)[0])
+
+
+def test_a_model_that_predicts_no_decrease_is_refused():
+    knobs = {"order": 2, "scale": 1.0, "scale_rule": "fixed", "guard": False, "solve": "released"}
+    method = AdaptiveSeriesSaddleFreeNewton(5, 1e-6, **knobs)
+    places, infos, state = walk(ASTRAY, method, [1.0], 1)
+    assert infos[0].predicted_change > 0
+    assert not infos[0].accepted
+    assert places.tolist() == [[1.0]]
+    assert state.damping == 2e-6
+    assert state.step == 0.0
+    always = AdaptiveSeriesSaddleFreeNewton(5, 1e-6, accept="always", **knobs)
+    places, infos, state = walk(ASTRAY, always, [1.0], 1)
+    assert places[0, 0] > 1.0
+    assert bool(infos[0].accepted)
+    assert state.step == pytest.approx(1.0 - places[0, 0])
+
+
+METHODS = [
+    SeriesSaddleFreeNewton(5, 2, momentum=0.5, scale=0.5),
+    SeriesSaddleFreeNewton(5, 2, momentum=0.5, scale=0.5, guard=False, mode="square", damping=0.3),
+    SeriesSaddleFreeNewton(5, 1, scale_rule="lanczos", accelerate="shanks"),
+    SeriesSaddleFreeNewton(1, damping=0.3, mode="abs"),
+    AdaptiveSeriesSaddleFreeNewton(5, 0.3, 1, scale=0.5),
+    AdaptiveSeriesSaddleFreeNewton(5, 0.3, 1, scale=0.5, scale_rule="lanczos", mode="square"),
+    AdaptiveSeriesSaddleFreeNewton.released(5, 0.3, 1, scale=0.5),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=range(len(METHODS)))
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_poisoned_run_leaves_the_others_alone(method, poison):
+    starts = np.array([[0.2, 1.0, -0.5], [poison, 1.0, 1.0], [-1.7, 0.3, 2.0]])
+    with np.errstate(all="ignore"):
+        together, infos, _ = walk(DoubleWell(n=3), method, starts, 3)
+    assert not np.isfinite(together[:, 1]).all(axis=-1).any()
+    for row in (0, 2):
+        alone, told, _ = walk(DoubleWell(n=3), method, starts[row], 3)
+        np.testing.assert_allclose(together[:, row], alone, rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose([info.scale[row] for info in infos], [info.scale for info in told], rtol=1e-12)
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terms", [1, 2, 6])
+@pytest.mark.parametrize(("rule", "more"), [("fixed", 0), ("ratio", 0), ("lanczos", 8)])
+@pytest.mark.parametrize("adaptive", [None, "released", "gauss-newton"])
+def test_cost_of_a_step(terms, rule, more, adaptive):
+    order = 2 if terms > 5 else 0
+    method = SeriesSaddleFreeNewton(terms, order, scale_rule=rule)
+    if adaptive:
+        method = AdaptiveSeriesSaddleFreeNewton(terms, 0.5, order, scale_rule=rule, solve=adaptive)
+    trace = minimize(DoubleWell(n=9), method, np.full(9, 0.5), steps=1).trace
+    counted = [trace[f"{key}_count"][0] for key in ("hvp", "gradient", "loss", "ggnvp")]
+    assert counted == [2 * (terms - 1) + more, 1, 1 if adaptive else 0, 2 if adaptive == "gauss-newton" else 0]
+
+
+def test_cost_of_a_restart():
+    trace = minimize(STEEP, SeriesSaddleFreeNewton(100, scale=100.0), HIDDEN, steps=1).trace
+    assert trace["restarts"][0] == 1
+    # Two of the products are shared, and the first attempt ends where V proves too small.
+    assert 2 * 99 < trace["hvp_count"][0] < 4 * 99 - 2
+
+
+# -- learning rate, momentum and damping ------------------------------------------------------------------------------
+
+
+def rosenbrock(x):
+    """Loss, gradient, Hessian and Gauss–Newton matrix by hand."""
+    a, b = x
+    loss, bend = (1 - a) ** 2 + 100 * (b - a * a) ** 2, b - a * a
+    jacobian = np.array([[-1.0, 0.0], [-20 * a, 10.0]])
+    hessian = np.array([[2 - 400 * bend + 800 * a * a, -400 * a], [-400 * a, 200.0]])
+    return loss, np.array([2 * (a - 1) - 400 * a * bend, 200 * bend]), hessian, 2 * jacobian.T @ jacobian
+
+
+@pytest.mark.parametrize("mode", ["abs", "square"])
+def test_adaptive_path_against_dense_solves(mode):
+    method = AdaptiveSeriesSaddleFreeNewton(7, 0.5, 2, omega=0.5, mode=mode)
+    x, v, lam, d, seen = np.array([-1.2, 1.0]), 100.0, 0.5, np.zeros(2), []
+    for _ in range(10):
+        loss, g, h, gauss_newton = rosenbrock(x)
+        v = dense_scale(method, h, g, v, lam)
+        u, a = dense_direction(method, h, g, v, lam), gauss_newton + lam * np.eye(2)
+        basis = np.stack([u, d], axis=-1) if d.any() else u[:, None]
+        solved = np.linalg.solve(basis.T @ a @ basis, basis.T @ g)
+        if not d.any():
+            assert solved[0] == pytest.approx(g @ u / (u @ a @ u))
+        d = basis @ solved
+        predicted = -g @ d + 0.5 * d @ a @ d
+        ratio = (rosenbrock(x - d)[0] - loss) / predicted
+        seen.append([*[*solved, 0.0][:2], lam, predicted, ratio, v])
+        x = x - d
+        lam = lam * (0.5 if ratio > 0.75 else 2.0 if ratio < 0.25 else 1.0)
+    places, infos, state = walk(Rosenbrock(), method, [-1.2, 1.0], 10)
+    told = [[i.learning_rate, i.momentum, i.damping, i.predicted_change, i.ratio, i.scale] for i in infos]
+    np.testing.assert_allclose(told, seen, rtol=1e-6)
+    np.testing.assert_allclose(places[-1], x, rtol=1e-6)
+    assert state.damping == pytest.approx(lam)
+    assert all(info.accepted for info in infos)
+    dampings = np.array(seen)[:, 2]
+    assert np.abs(np.array(seen)[1:, 1]).min() > 1e-3  # momentum in every later step
+    assert len(set(dampings.tolist())) > 1
+
+
+def test_released_solve_is_one_and_zero():
+    _, infos, _ = walk(DoubleWell(), AdaptiveSeriesSaddleFreeNewton.released(5, 0.5, 1), [0.3, 1.0], 8)
+    assert all((info.learning_rate, info.momentum) == (1.0, 0.0) for info in infos)
+    told = walk(DoubleWell(), AdaptiveSeriesSaddleFreeNewton(5, 0.5, 1), [0.3, 1.0], 8)[1]
+    assert any(info.momentum != 0.0 for info in told)
+
+
+class Told(Quadratic):
+    """f = 4x at x = 0; the loss at any trial place is what we say."""
+
+    def __init__(self, trial):
+        super().__init__([[0.0]], linear=[4.0])
+        self.trial = trial
+
+    def loss(self, x, sample=None):
+        return np.full(x.shape[:-1], self.trial)
+
+
+# With V = 4 and damping 2 the direction is 4 / (2 + 2) = 1 and the model predicts -2.
+AT_THE_TRIAL = [
+    (-1.5, 2.0), (np.nextafter(-1.5, -2), 1.0), (-0.5, 2.0), (np.nextafter(-0.5, 0), 4.0), (3.0, 4.0), (-9.0, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trial", "damping"), AT_THE_TRIAL)
+@pytest.mark.parametrize("accept", ["guarded", "always"])
+def test_damping_rule_is_strict(trial, damping, accept):
+    method = AdaptiveSeriesSaddleFreeNewton(1, 2.0, omega=0.5, scale=4.0, solve="released", accept=accept)
+    places, infos, state = walk(Told(trial), method, [0.0], 1)
+    assert (places.tolist(), infos[0].predicted_change, infos[0].ratio) == ([[-1.0]], -2.0, trial / -2.0)
+    assert state.damping == damping
+
+
+@pytest.mark.parametrize("trial", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("solve", ["released", "gauss-newton"])
+def test_a_trial_that_is_not_finite_is_refused_and_doubles_the_damping(trial, solve):
+    guarded = AdaptiveSeriesSaddleFreeNewton(1, 2.0, scale=4.0, solve=solve, maximum_damping=5.0)
+    places, infos, state = walk(Told(trial), guarded, [0.0], 2)
+    assert places.tolist() == [[0.0], [0.0]]
+    assert [bool(info.accepted) for info in infos] == [False, False]
+    assert [info.damping for info in infos] == [2.0, 4.0]
+    assert (state.damping, state.step) == (5.0, 0.0)
+    taking = AdaptiveSeriesSaddleFreeNewton(1, 2.0, scale=4.0, solve=solve, accept="always")
+    places, infos, state = walk(Told(trial), taking, [0.0], 1)
+    assert places[0, 0] < 0
+    assert bool(infos[0].accepted)
+    assert state.step == -places[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "knobs", "message"),
+    [
+        (SeriesSaddleFreeNewton, {"terms": 0}, "terms must be a whole number of at least 1"),
+        (SeriesSaddleFreeNewton, {"terms": 4, "order": 2}, "order 2 needs at least 5 partial sums, got 4"),
+        (SeriesSaddleFreeNewton, {"order": -1}, "order must be a whole number of at least 0"),
+        (SeriesSaddleFreeNewton, {"order": 1, "accelerate": "aitken"}, "unknown accelerator 'aitken'"),
+        (SeriesSaddleFreeNewton, {"order": 1, "accelerate": None}, "order=1 needs an accelerator"),
+        (SeriesSaddleFreeNewton, {"learning_rate": 0.0}, "learning_rate"),
+        (SeriesSaddleFreeNewton, {"momentum": 1.0}, "momentum"),
+        (SeriesSaddleFreeNewton, {"damping": 0.1}, "choose mode 'abs' or 'square'"),
+        (SeriesSaddleFreeNewton, {"damping": -0.1, "mode": "abs"}, "damping"),
+        (SeriesSaddleFreeNewton, {"mode": "shift"}, "unknown mode 'shift'"),
+        (SeriesSaddleFreeNewton, {"scale": 0.0}, "scale"),
+        (SeriesSaddleFreeNewton, {"scale_rule": "trace"}, "unknown scale_rule 'trace'"),
+        (SeriesSaddleFreeNewton, {"scale_decay": 0.0}, "scale_decay"),
+        (SeriesSaddleFreeNewton, {"scale_decay": 1.5}, "scale_decay"),
+        (SeriesSaddleFreeNewton, {"guard": 1}, "guard must be True or False"),
+        (SeriesSaddleFreeNewton, {"first_term": "none"}, "unknown first_term 'none'"),
+        (AdaptiveSeriesSaddleFreeNewton, {"terms": 4, "order": 2}, "at least 5 partial sums"),
+        (AdaptiveSeriesSaddleFreeNewton, {"initial_damping": 0.0}, "initial_damping"),
+        (AdaptiveSeriesSaddleFreeNewton, {"initial_damping": 1e9}, "initial_damping"),
+        (AdaptiveSeriesSaddleFreeNewton, {"initial_damping": float("nan")}, "damping"),
+        (AdaptiveSeriesSaddleFreeNewton, {"omega": 1.0}, "omega"),
+        (AdaptiveSeriesSaddleFreeNewton, {"omega": 0.0}, "omega"),
+        (AdaptiveSeriesSaddleFreeNewton, {"maximum_damping": 1e-9}, "minimum_damping must be at most maximum_damping"),
+        (AdaptiveSeriesSaddleFreeNewton, {"mode": "none"}, "unknown mode 'none'"),
+        (AdaptiveSeriesSaddleFreeNewton, {"solve": "best"}, "unknown solve 'best'"),
+        (AdaptiveSeriesSaddleFreeNewton, {"accept": "never"}, "unknown accept 'never'"),
+        (AdaptiveSeriesSaddleFreeNewton, {"scale": float("inf")}, "scale"),
+    ],
+)
+def test_wrong_knobs(kind, knobs, message):
+    good = {"terms": 5} if kind is SeriesSaddleFreeNewton else {"terms": 5, "initial_damping": 0.1}
+    with pytest.raises(ValueError, match=message):
+        kind(**(good | knobs))
+
+
+@pytest.mark.parametrize("damping", [np.float64(-1.0), np.float64("nan")])
+def test_a_numpy_scalar_is_a_number(damping):
+    with pytest.raises(ValueError, match="damping must be finite and at least zero"):
+        SeriesSaddleFreeNewton(5, damping=damping, mode="abs")
+    assert SeriesSaddleFreeNewton(5, damping=np.float64(0.0)) == SeriesSaddleFreeNewton(5)
+
+
+@pytest.mark.parametrize("damping", [np.float32(-1.0), np.ones(2)])
+def test_what_is_not_a_number_is_refused(damping):
+    with pytest.raises(ValueError, match="damping must be"):
+        SeriesSaddleFreeNewton(5, damping=damping, mode="abs")
+
+
+def test_gauss_newton_solve_needs_outputs():
+    with pytest.raises(ValueError, match="HorseSaddle is not a convex function of outputs"):
+        minimize(HorseSaddle(), AdaptiveSeriesSaddleFreeNewton(5, 0.1), [1.0, 1.0], steps=1)
