@@ -12,7 +12,7 @@ ifdef REFIMPL_DATA
 export REFIMPL_DATA := $(abspath $(REFIMPL_DATA))
 endif
 
-.PHONY: help setup book test site notebooks serve lint format mutants clean
+.PHONY: help setup book test site notebooks serve bench lint format mutants clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -41,6 +41,9 @@ site: $(READY)  ## test the built book: links, offline resources, a real browser
 serve: book  ## build, then show the book on http://localhost:$(PORT)
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+bench: $(READY)  ## measure products needed, many runs in one program, memory (a few minutes)
+	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 lint: $(READY)  ## check style, formatting and types
 	@$(BIN)/ruff check .

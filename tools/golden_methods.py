@@ -8,6 +8,7 @@ from typing import Any
 import mpmath as mp
 from golden_calculus import DAUPHIN, SERIES, Case, G, H, Vector, case, gradient, hessian, through_eigenvalues
 from golden_problems import formula
+from golden_series import accelerate, inner, lanczos_direction, partial_sums, scale_ratio
 
 
 def trajectory(
@@ -87,6 +88,54 @@ def damped(lam: Any, ratio: Any, omega: float, minimum: float = 1e-8) -> Any:
     return max(lam, mp.mpf(minimum))
 
 
+def series_saddle_free(knobs: dict[str, Any]) -> Any:
+    """V from the largest |H^2 g|/|g| so far, then the accelerated sum over sqrt(V). One term: V stays."""
+    terms, kept = knobs["terms"], {"v": mp.mpf(knobs["scale"])}
+    bare = knobs["mode"] == "none" or (terms == 1 and knobs["first_term"] == "undamped")
+
+    def direction(f: Any, x: Vector, lam: Any = None) -> Vector:
+        g, h = gradient(f, x), hessian(f, x)
+        if terms > 1:
+            kept["v"] = scale_ratio(h, g, mp.mpf(knobs["scale_decay"]) * kept["v"])
+        rule = {} if bare else {"mode": knobs["mode"], "damping": knobs["damping"] if lam is None else lam}
+        sums = partial_sums(h, g, terms, kept["v"], **rule)
+        return [entry / mp.sqrt(kept["v"]) for entry in accelerate(sums, knobs["accelerate"], knobs["order"])]
+
+    return direction
+
+
+def adaptive_series(knobs: dict[str, Any]) -> Any:
+    """Steps of length one, all taken; the damping by the model -g·s + s·As/2 with As = g."""
+    direction, kept = series_saddle_free(knobs), {"lam": mp.mpf(knobs["initial_damping"])}
+
+    def move(f: Any, x: Vector) -> Vector:
+        step = direction(f, x, kept["lam"])
+        predicted = -inner(mp.matrix(gradient(f, x)), mp.matrix(step)) / 2
+        moved = [a - b for a, b in zip(x, step, strict=True)]
+        kept["lam"] = damped(kept["lam"], (f(moved) - f(x)) / predicted, knobs["omega"])
+        return step
+
+    return move
+
+
+def lanczos_saddle_free(knobs: dict[str, Any]) -> Any:
+    """The direction in the Krylov space; no step where the loss rises by more than the model says it should fall."""
+    kept = {"lam": mp.mpf(knobs["initial_damping"])}
+
+    def move(f: Any, x: Vector) -> Vector:
+        g, h, lam = gradient(f, x), hessian(f, x), kept["lam"]
+        step = mp.mpf(knobs["learning_rate"]) * mp.matrix(
+            lanczos_direction(h, g, knobs["products"], knobs["mode"], lam)
+        )
+        predicted = inner(step, mp.matrix(h) * step) / 2 - inner(mp.matrix(g), step)
+        change = f([a - b for a, b in zip(x, step, strict=True)]) - f(x)
+        refused = change > abs(predicted)
+        kept["lam"] = 2 * lam if refused else min(damped(lam, change / predicted, knobs["omega"]), knobs["damping_cap"])
+        return [0 * a if refused else a for a in step]
+
+    return move
+
+
 def newton_like(f: Any, x: Vector, rule: Callable[[Any], Any]) -> Vector:
     return list(through_eigenvalues(hessian(f, x), rule) * mp.matrix(gradient(f, x)))
 
@@ -114,6 +163,22 @@ def methods() -> list[Case]:
     descend = {"learning_rate": rate}
     inertia = {**descend, "momentum": 0.75}
     adam_knobs = {"learning_rate": 0.0625, "beta1": 0.875, "beta2": 0.96875, "epsilon": 2.0**-20}
+    series = {"name": "series-sfn", "scale_rule": "ratio", "scale_decay": 1.0, "guard": False, "first_term": "damped"}
+    published = {**series, "terms": 6, "order": 1, "accelerate": "sablonniere", "mode": "none", "scale": 16.0}
+    released = {**series, "terms": 9, "order": 3, "accelerate": "shanks", "mode": "abs", "damping": 0.25,
+                "scale": 4.0, "first_term": "undamped"}  # fmt: skip
+    square = {**series, "terms": 7, "order": 2, "accelerate": "sablonniere", "mode": "square", "damping": 0.5,
+              "scale": 4.0, "scale_decay": 0.5}  # fmt: skip
+    adaptive = {**released, "name": "adaptive-series-sfn", "terms": 5, "order": 2, "scale": 1.0,
+                "initial_damping": 0.125, "omega": 0.75, "solve": "released", "accept": "always"}  # fmt: skip
+    del adaptive["damping"]
+    lanczos = {"name": "lanczos-sfn", "products": 2, "mode": "abs", "initial_damping": 0.25, "learning_rate": 1.0,
+               "omega": 0.5, "damping_cap": 64.0, "accept": "bounded"}  # fmt: skip
+    inertia_of_series = {"learning_rate": 0.75, "momentum": 0.5}
+
+    def moves(knobs: dict[str, Any], rate: float = 1.0, momentum: float = 0.0) -> Any:
+        return heavy_ball(series_saddle_free(knobs), rate, momentum)
+
     plan: list[tuple[str, dict[str, Any], dict[str, Any], list[float], int, Any, str, float, float]] = [
         ("newton-quadratic", {"name": "newton"}, quadratic, [0.0] * 4, 1,
          lambda f, x: newton_like(f, x, lambda h: 1 / h), "Nocedal & Wright (2006), eq. 2.15", 1e-12, 1e-4),
@@ -148,6 +213,23 @@ def methods() -> list[Case]:
          "Kingma & Ba (2015), algorithm 1", 1e-13, 1e-5),
         ("adamw", {"name": "adamw", **adam_knobs, "weight_decay": 0.125}, valley, [-1.25, 1.0], 4,
          adam(**adam_knobs, weight_decay=0.125), "Loshchilov & Hutter (2019), algorithm 2", 1e-13, 1e-5),
+        ("series-sfn-published", {**published, **inertia_of_series}, figure1, [-0.75, -0.75], 3,
+         moves(published, 0.75, 0.5), f"{SERIES}, algorithm 1 with K = 6, N = 1", 1e-12, 1e-4),
+        ("series-sfn-released", {**released, **inertia_of_series}, quadratic, [0.0] * 4, 3,
+         moves(released, 0.75, 0.5), f"{SERIES}, released code: weights of Shanks, damping of |H|", 1e-12, 1e-4),
+        ("series-sfn-one-term", {**released, "terms": 1, "order": 0, **inertia_of_series}, coupled, [0.5, 0.75], 3,
+         moves({**released, "terms": 1, "order": 0}, 0.75, 0.5), f"{SERIES}, released code with K = 1", 1e-13, 1e-5),
+        ("series-sfn-square", square, coupled, [0.5, 0.75], 4, moves(square),
+         f"{SERIES}, algorithm 1 with H^2 + d^2 for H^2 and a V that may fall", 1e-12, 1e-4),
+        ("adaptive-series-sfn-released", adaptive, {"name": "double-well", "n": 2}, [0.125, 0.5], 5,
+         adaptive_series(adaptive), f"{SERIES}, released code, eq. 8", 1e-12, 1e-4),
+        *((f"lanczos-sfn-{name}", {**lanczos, **knobs}, problem, x0, 6, lanczos_saddle_free({**lanczos, **knobs}),
+           "Dauphin et al. (2014) in a Krylov space; Martens & Grosse (2015), sec. 6.5", 1e-12, 1e-4)
+          for name, knobs, problem, x0 in (
+              ("2-of-4", {}, wood, [-3.0, -1.0, -3.0, -1.0]),
+              ("2-of-4-square", {"mode": "square", "learning_rate": 0.75}, quadratic, [0.0] * 4),
+              ("full", {"damping_cap": 0.375}, valley, [-1.0, 2.0]),
+              ("full-square", {"mode": "square"}, valley, [0.5, 0.5]))),
     ]  # fmt: skip
     runs = [
         case(name, "run", {"problem": problem, "method": method, "x0": x0, "steps": steps},

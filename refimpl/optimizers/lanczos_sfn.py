@@ -41,9 +41,10 @@ class LanczosSaddleFreeNewton:
     mode : ``"abs"`` or ``"square"``.
     learning_rate : eta in (0, 1].
     omega : factor of the damping rule, in (0, 1); 1 keeps lam as it is.
-    damping_cap : the rule raises lam no further than this, a refusal may; None takes ``initial_damping``. On losses
-        with kinks (ReLU) the ratio stays bad however short the step is, and without a cap lam climbs until the run
-        stands still.
+    damping_cap : the rule raises lam no further than this, a refusal may (and the next accepted step brings lam back
+        to the cap); None takes ``initial_damping``. On losses with kinks (ReLU) the ratio stays bad however short the
+        step is, and without a cap lam climbs until the run stands still. On smooth losses a small cap costs refusals:
+        set it high.
     minimum_damping, maximum_damping : bounds of lam, positive.
     accept : a refusal leaves x and doubles lam. ``"bounded"`` refuses a step where the loss rises by more than the
         model says it should fall, or is not finite; ``"decrease"`` where it rises at all; ``"finite"`` only where it is

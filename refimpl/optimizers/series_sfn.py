@@ -67,7 +67,8 @@ class SeriesSaddleFreeNewton:
 
     Notes
     -----
-    Leading axes ``(..., n)`` are allowed: each run has its own V. A gradient of zero leaves x and V as they are.
+    Leading axes ``(..., n)`` are allowed: each run has its own V. A gradient of zero gives a
+    direction of zero and leaves V as it is.
     The guard reads one number per term back to the host; without it nothing is.
     Cost: one gradient and 2 (K - 1) products, more where the guard restarts.
 
