@@ -65,8 +65,9 @@ class KroneckerFactors(NamedTuple):
     A layer computes z = W a with W = [weight | bias] and a = [activations below; 1].
 
     inputs : A, the mean over samples of a a^T, (..., fan_in + 1, fan_in + 1).
+
     outputs : S, the sum over samples of (dphi/dz)^T (d2L/dphi2) dphi/dz, (..., fan_out, fan_out). The mean of the
-        loss is inside d2L/dphi2: S needs no further 1/samples.
+    loss is inside d2L/dphi2: S needs no further 1/samples.
 
     S ⊗ A, with the entries of W row by row, is the block itself for one sample, or where a is the same for all
     samples; otherwise it neglects how the two vary together.

@@ -33,6 +33,8 @@ POLES = 20
 class Series:
     """A way to use the series.
 
+    Attributes
+    ----------
     accelerate : ``"shanks"``, ``"sablonniere"`` or None.
     scale : V, or the rule that gives it: ``"oracle"``, 1.01 times the largest eigenvalue of what is expanded (H^2, or
         H^2 + d^2 in mode ``"square"``); ``"lanczos"``, :func:`refimpl.curvature.scale.lanczos_scale`; ``"paper"``,
