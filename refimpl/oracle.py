@@ -214,6 +214,7 @@ class Point:
         self.sample = sample
         self._evaluation = problem.evaluation(x, sample)
         self._known: dict[str, Any] = {}
+        self._charged: set[str] = set()
         self._extra = Counts()
 
     # -- the loss and its derivatives ---------------------------------------------------------------------------
@@ -221,12 +222,12 @@ class Point:
     @property
     def loss(self) -> Array:
         """The loss, a 0-d array. Cost: one forward pass, nothing more if the gradient is asked here too."""
-        return self._once("loss", self._evaluation.loss)
+        return self._ask("loss", self._evaluation.loss)
 
     @property
     def gradient(self) -> Array:
         """The gradient (n,). Cost: one gradient."""
-        return self._once("gradient", self._evaluation.gradient)
+        return self._ask("gradient", self._evaluation.gradient)
 
     def hvp(self, v: Array) -> Array:
         """The Hessian times ``v`` (n,). Cost: one product; the same for every further vector."""
@@ -255,13 +256,13 @@ class Point:
     def outputs(self) -> Array:
         """The outputs phi(x), flattened to (o,)."""
         self._require_outputs()
-        return self._once("outputs", self._evaluation.outputs)
+        return self._ask("outputs", self._evaluation.outputs)
 
     @property
     def output_gradient(self) -> Array:
         """dL/dphi, (o,)."""
         self._require_outputs()
-        return self._once("output_gradient", self._evaluation.output_gradient)
+        return self._ask("output_gradient", self._evaluation.output_gradient)
 
     def output_hvp(self, u: Array) -> Array:
         """(d2L/dphi2) u, (o,) -> (o,). Costs no pass through the model."""
@@ -302,13 +303,22 @@ class Point:
 
     @property
     def counts(self) -> Counts:
-        """What has been evaluated here so far."""
-        loss_alone = int("loss" in self._known and "gradient" not in self._known)
-        return self._extra + Counts(loss=loss_alone, gradient=int("gradient" in self._known))
+        """What has been asked here so far. A forward pass without a gradient is a loss, whatever of it was asked."""
+        gradient = "gradient" in self._charged
+        return self._extra + Counts(loss=int(bool(self._charged) and not gradient), gradient=int(gradient))
+
+    def peek(self) -> tuple[Array, Array]:
+        """Loss and gradient for a run's record. Not counted, unless they are asked for as well."""
+        gradient = self._once("gradient", self._evaluation.gradient)
+        return self._once("loss", self._evaluation.loss), gradient
 
     def is_finite(self) -> bool:
         """Whether loss and gradient are finite (reads back to the host)."""
         return all_finite(self.loss, self.gradient)
+
+    def _ask(self, key: str, compute: Any) -> Any:
+        self._charged.add(key)
+        return self._once(key, compute)
 
     def _once(self, key: str, compute: Any) -> Any:
         if key not in self._known:
@@ -340,7 +350,7 @@ class Point:
 
     def _check_output(self, name: str, u: Any) -> None:
         self._require_outputs()
-        shape = tuple(self.outputs.shape)
+        shape = tuple(self._once("outputs", self._evaluation.outputs).shape)
         check_array(name, u, self.problem.backend, shape[-1], shape[:-1] or None)
 
     def _require_outputs(self) -> None:

@@ -98,6 +98,7 @@ def _loop(
                 if verdict is None and taken == steps:
                     verdict = ("budget", f"all {steps} steps were taken")
                 if verdict is not None:
+                    _ = point.gradient  # no step follows: this look is the run's own, and it is counted
                     recorder.close(point.counts)
                     break
                 step = optimizer.step(point, state)

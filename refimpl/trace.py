@@ -89,7 +89,8 @@ class Result:
 class Recorder:
     """Writes the trace of one run and applies its stop rules.
 
-    A row is begun by :meth:`look`, which says whether the run should stop there, and written by :meth:`close`.
+    A row is begun by :meth:`look`, which says whether the run should stop there, and written by :meth:`close`. The
+    gradient norm of a row is not charged to a method that did not ask for the gradient itself.
     """
 
     def __init__(self, gradient_tolerance: float, loss_target: float | None, callback: Callback | None) -> None:
@@ -102,9 +103,8 @@ class Recorder:
 
     def look(self, point: Point, index: int) -> Verdict | None:
         """Begin the row of step ``index`` at ``point``; the verdict if the run should stop there."""
-        # The gradient first: a gradient evaluation includes the loss.
-        gradient_norm = _number(norm(point.gradient))
-        row = {"step": index, "loss": _number(point.loss), "gradient_norm": gradient_norm}
+        loss, gradient = point.peek()
+        row = {"step": index, "loss": _number(loss), "gradient_norm": _number(norm(gradient))}
         self._row = row
         if self._callback is not None:
             self._row = {**row, **(self._callback(index, point) or {})}

@@ -1,19 +1,23 @@
 """Every route to |H|^{-1} g against dense eigendecompositions, and the price each of them says it pays.
 
 Golden vectors are 60-digit arithmetic. The dense answers come from NumPy's ``eigh`` in the test, where nothing is
-truncated, accelerated or projected; the test counts products itself; Chebyshev sums come from NumPy's own polynomials.
+truncated, accelerated or projected; the test counts products itself; Chebyshev sums come from NumPy's own polynomials,
+their coefficients from QUADPACK and an elliptic integral.
 """
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from golden_vectors import golden
 from numpy.polynomial import chebyshev
+from scipy import integrate, special
 
 from refimpl.arrays import device_of, dtype_name, to_numpy
 from refimpl.curvature.acceleration import ACCELERATORS
 from refimpl.curvature.inverse_abs import (
+    chebyshev_coefficients,
     inverse_abs_apply,
     inverse_root_quadrature,
     lanczos_function,
@@ -298,6 +302,56 @@ def test_chebyshev_is_the_polynomial_of_the_squares(products, knobs):
     cut = chebyshev.chebinterpolate(wanted, 400)[: degree + 1]
     place = (h**2 - 0.5 * (high**2 + low**2)) / (0.5 * (high**2 - low**2))
     np.testing.assert_allclose(found.direction, chebyshev.chebval(place, cut), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "knobs"),
+    [
+        (1e-5, 1.0, {}),
+        (3.0, 3e7, {}),
+        (0.0, 2.0, {"mode": "abs", "damping": 2e-5}),
+        (1e-5, 1.0, {"mode": "square", "damping": 1e-5}),
+        (0.5, 1.0, {"mode": "abs", "damping": 7.0}),
+    ],
+    ids=str,
+)
+def test_chebyshev_coefficients_at_large_condition_numbers(low, high, knobs):
+    mode, d = knobs.get("mode", "none"), knobs.get("damping", 0.0)
+
+    def size(t):  # of the |h| at the argument -cos t
+        h = math.hypot(low, math.sqrt(high**2 - low**2) * math.sin(t / 2))
+        return math.hypot(h, d) if mode == "square" else h + d
+
+    # An integral for each coefficient, in pieces, because the integrand has a peak of width low/high.
+    pieces = [0.0, *np.geomspace(max(low, d) / high / 2, math.pi, 60)]
+    found = chebyshev_coefficients(low, high, 40, **knobs)
+    for k in (0, 1, 2, 39, 40):
+        parts = [
+            integrate.quad(lambda t, k=k: math.cos(k * t) / size(t), *pair, epsrel=1e-11, epsabs=0, limit=200)[0]
+            for pair in itertools.pairwise(pieces)
+        ]
+        wanted = (-1) ** k * sum(parts) / math.pi * (1 if k == 0 else 2)
+        assert found[k] == pytest.approx(wanted, rel=1e-9, abs=1e-11 * abs(found[0]))
+    if mode == "none":
+        assert found[0] == pytest.approx(2 / math.pi / high * special.ellipkm1((low / high) ** 2), rel=1e-13)
+    assert chebyshev_coefficients(low, high, 3, **knobs) == pytest.approx(found[:4], rel=1e-10)
+
+
+@pytest.mark.parametrize("products", [8, 34, 98])
+@pytest.mark.parametrize("kappa", [1e2, 1e4])
+def test_chebyshev_is_the_best_polynomial_on_a_spectrum_of_chebyshev_points(kappa, products):
+    # Of all polynomials of the degree the truncated expansion is nearest in the mean that these points sample.
+    count = int(10 * kappa)
+    angles = (np.arange(count) + 0.5) * np.pi / count
+    h = np.hypot(1 / kappa, np.sqrt(1 - kappa**-2) * np.cos(angles / 2)) * (-1.0) ** np.arange(count)
+    found = inverse_abs_apply(
+        lambda v: h * v, np.ones(count), products=products, method="chebyshev", interval=(1 / kappa, 1.0)
+    )
+    basis = np.cos(np.outer(np.arange(products // 2 + 1), angles))  # orthogonal on these points
+    wanted = (basis @ (1 / abs(h)) / (basis**2).sum(axis=1)) @ basis
+    best = error(wanted, 1 / abs(h))
+    assert 0.1 < best < 1
+    assert error(found.direction, 1 / abs(h)) == pytest.approx(best, rel=1e-8)
 
 
 def test_quadrature_is_the_sum_over_its_poles():

@@ -12,7 +12,7 @@ import pytest
 from refimpl import get_backend, minimize
 from refimpl.arrays import as_generator, backend_of, check_count, namespace
 from refimpl.curvature.acceleration import accelerate, accelerator
-from refimpl.curvature.inverse_abs import inverse_abs_apply, inverse_root_quadrature
+from refimpl.curvature.inverse_abs import chebyshev_coefficients, inverse_abs_apply, inverse_root_quadrature
 from refimpl.curvature.krylov import conjugate_gradients, lanczos, minres, multi_shift_cg
 from refimpl.curvature.scale import frobenius_scale, lanczos_scale, power_scale, rayleigh_quotients, trace_scale
 from refimpl.curvature.series import coefficients, sum_series
@@ -389,6 +389,24 @@ MISTAKES = [
         "low must be at most",
     ),
     ("poles from zero", lambda: inverse_root_quadrature(0.0, 1.0, 4), "0.0", "low must be finite and positive"),
+    ("expansion on a point", lambda: chebyshev_coefficients(1.0, 1.0, 4), "1.0 and 1.0", "low must be below high"),
+    ("expansion up to infinity", lambda: chebyshev_coefficients(1.0, INF, 4), "inf", "high must be finite"),
+    ("expansion from below zero", lambda: chebyshev_coefficients(-1.0, 1.0, 4), "-1.0", "at least zero"),
+    ("expansion from zero", lambda: chebyshev_coefficients(0.0, 1.0, 4), "0.0", "keep away from zero"),
+    ("expansion of degree -1", lambda: chebyshev_coefficients(1.0, 2.0, -1), "-1", "degree must be a whole number"),
+    ("expansion in a mode", lambda: chebyshev_coefficients(1.0, 2.0, 4, mode="shift"), "'shift'", "'abs', 'square'"),
+    (
+        "expansion of a negative damping",
+        lambda: chebyshev_coefficients(1.0, 2.0, 4, mode="abs", damping=-0.1),
+        "-0.1",
+        "damping must be finite and at least zero",
+    ),
+    (
+        "expansion with damping and no mode",
+        lambda: chebyshev_coefficients(1.0, 2.0, 4, damping=0.1),
+        "damping=0.1",
+        "'abs' or 'square'",
+    ),
     ("V of a route", lambda: inverse(method="series", scale=-1.0), "-1.0", "scale must be finite and positive"),
     ("order of a route", lambda: inverse(method="series", scale=8.0, order=9), "got 9", "at least 19"),
     # spectra

@@ -36,6 +36,41 @@ class Quartic(Quadratic):
 # -- the trace ------------------------------------------------------------------------------------------------------
 
 
+class Blind:
+    """Goes nowhere, having asked what it is told to ask."""
+
+    name = "blind"
+
+    def __init__(self, *questions):
+        self.questions = questions
+
+    def init(self, x):
+        return None
+
+    def step(self, point, state):
+        for question in self.questions:
+            getattr(point, question)
+        return Step(point.x, None, NoInfo())
+
+
+@pytest.mark.parametrize(
+    ("questions", "cost"),
+    [
+        ((), Counts()),
+        (("gradient",), Counts(gradient=1)),
+        (("gradient", "loss", "outputs"), Counts(gradient=1)),
+        (("loss",), Counts(loss=1)),
+        (("output_gradient",), Counts(loss=1)),
+        (("outputs", "output_gradient", "loss"), Counts(loss=1)),
+    ],
+)
+def test_a_method_is_charged_what_it_asked_and_not_what_the_trace_looked_at(questions, cost):
+    result = minimize(Rosenbrock(), Blind(*questions), [-1.2, 1.0], steps=1)
+    assert result.trace["gradient_norm"][0] > 0
+    assert Counts(*(int(result.trace[f"{key}_count"][0]) for key in Counts._fields)) == cost
+    assert result.counts == cost + Counts(gradient=1)  # the last look is the run's own
+
+
 def test_rows_of_a_run():
     result = minimize(Rosenbrock(), SaddleFreeNewton(), [-1.2, 1.0], steps=4)
     trace = result.trace

@@ -1,23 +1,22 @@
-"""Saddle-free Newton by the series, plain and adaptive.
+"""Saddle-free Newton by the series: the plain method, and what the adaptive one has in common with it.
 
-Oracles: golden numbers (60 digits, another program); a transcription that has H as a matrix, takes it apart into
-eigenvalues, gets its coefficients from Cauchy's integral and keeps the whole epsilon table; gradients and matrices of
-Rosenbrock's function by hand; gradient descent with momentum, which one term of the series is.
+Oracles: golden numbers (60 digits, another program); a transcription with dense matrices (dense_series.py); gradient
+descent with momentum, which one term of the series is. The rest of the adaptive method: test_series_sfn_adaptive.py.
 """
 
 import numpy as np
 import pytest
+from dense_series import ASTRAY, dense_walk, walk
 from golden_vectors import golden
 
 from refimpl import get_backend, minimize
 from refimpl.optimizers.gradient_descent import HeavyBall
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
 from refimpl.problems.quadratic import Quadratic
-from refimpl.problems.toy import CoupledSaddle, DoubleWell, HorseSaddle, Rosenbrock
+from refimpl.problems.toy import CoupledSaddle, DoubleWell, Rosenbrock
 from refimpl.verify.golden import cases
 
 GOLDEN = golden("series")["algorithm1_trajectory"]
-WEIGHTS = {"shanks": lambda c: 1, "sablonniere": lambda c: c // 2 + 1}
 STEEP = Quadratic(np.diag([1.0, 15.0]))
 HIDDEN = np.array([1.0, 1e-6 / 15])
 """Where the gradient of STEEP is (1, 1e-6): the ratio |H^2 g|/|g| hardly sees the eigenvalue 15."""
@@ -28,65 +27,7 @@ def published(**knobs):
     return SeriesSaddleFreeNewton.published(GOLDEN["K"], GOLDEN["N"], **about, **knobs)
 
 
-def walk(problem, method, x, steps):
-    """Places after each step, and the infos."""
-    x = problem.backend.asarray(x)
-    state, places, infos = method.init(x), [], []
-    for _ in range(steps):
-        x, state, info = method.step(problem.at(x), state)
-        places.append(np.array(x))
-        infos.append(info)
-    return np.array(places), infos, state
-
-
 # -- the same with a dense matrix -------------------------------------------------------------------------------------
-
-
-def coefficients(terms, d):
-    """Those of 1/(sqrt(1 - z) + d), by Cauchy's integral over |z| = 1/2."""
-    z = 0.5 * np.exp(2j * np.pi * np.arange(256) / 256)
-    return (np.fft.fft(1 / (np.sqrt(1 - z) + d)).real / 256)[:terms] * 2.0 ** np.arange(terms)
-
-
-def corner(sums, order, weight):
-    rows = sums[-2 * order - 1 :]
-    e = {(m, 0): row for m, row in enumerate(rows)} | {(m, -1): 0.0 for m in range(2 * order + 2)}
-    for c in range(1, 2 * order + 1):
-        for m in range(2 * order + 1 - c):
-            d = e[m + 1, c - 1] - e[m, c - 1]
-            e[m, c] = e[m + 1, c - 2] + weight(c) * d / (d @ d)
-    return e[0, 2 * order]
-
-
-def dense_direction(method, h, g, v, damping):
-    values, q = np.linalg.eigh(h)
-    square = values**2 + (damping**2 if method.mode == "square" else 0.0)
-    c = coefficients(method.terms, damping / np.sqrt(v) if method.mode == "abs" else 0.0)
-    powers = (1 - square / v)[:, None] ** np.arange(method.terms)
-    sums = np.cumsum((c * powers).T * (q.T @ g), axis=0) @ q.T
-    return corner(sums, method.order, WEIGHTS[method.accelerate]) / np.sqrt(v)
-
-
-def dense_scale(method, h, g, v, damping):
-    ratio = np.linalg.norm(h @ h @ g) / np.linalg.norm(g)
-    exact = 1.1 * np.abs(np.linalg.eigvalsh(h)).max() ** 2  # eight Lanczos steps exhaust so small a space
-    v = {"fixed": v, "ratio": max(method.scale_decay * v, ratio), "lanczos": exact}[method.scale_rule]
-    if method.guard and method.mode == "square":  # it watches the matrix of the series, H^2 + d^2
-        seen = np.linalg.norm(h @ h @ g + damping**2 * g) / np.linalg.norm(g)
-        return 1.1 * seen if seen > v else v
-    return v
-
-
-def dense_walk(problem, method, x, steps):
-    x, v, velocity, seen = np.array(x), method.scale, 0.0, []
-    for _ in range(steps):
-        point = problem.at(x)
-        v = dense_scale(method, point.hessian(), point.gradient, v, method.damping)
-        direction = dense_direction(method, point.hessian(), point.gradient, v, method.damping)
-        velocity = method.momentum * velocity + method.learning_rate * direction
-        x = x - velocity
-        seen.append((x, v))
-    return [np.array(column) for column in zip(*seen, strict=True)]
 
 
 @pytest.mark.parametrize("accelerate", ["shanks", "sablonniere"])
@@ -278,9 +219,6 @@ def test_without_the_guard_a_scale_too_small_diverges_and_the_trace_stays():
 
 # -- what can go wrong ------------------------------------------------------------------------------------------------
 
-ASTRAY = Quadratic([[9 / 16]])
-"""For V = 1, K = 5 and N = 2 Sablonnière's weights overshoot so far that the direction points downhill in g."""
-
 
 def test_a_direction_that_points_the_wrong_way_is_replaced_by_the_plain_sum():
     knobs = {"scale": 1.0, "scale_rule": "fixed"}
@@ -291,22 +229,6 @@ def test_a_direction_that_points_the_wrong_way_is_replaced_by_the_plain_sum():
     places, infos, _ = walk(ASTRAY, SeriesSaddleFreeNewton(5, 2, **knobs), start, 1)
     assert infos[0].fell_back.tolist() == [True, False]
     np.testing.assert_array_equal(places, walk(ASTRAY, plain, start, 1)[0])
-
-
-def test_a_model_that_predicts_no_decrease_is_refused():
-    knobs = {"order": 2, "scale": 1.0, "scale_rule": "fixed", "guard": False, "solve": "released"}
-    method = AdaptiveSeriesSaddleFreeNewton(5, 1e-6, **knobs)
-    places, infos, state = walk(ASTRAY, method, [1.0], 1)
-    assert infos[0].predicted_change > 0
-    assert not infos[0].accepted
-    assert places.tolist() == [[1.0]]
-    assert state.damping == 2e-6
-    assert state.step == 0.0
-    always = AdaptiveSeriesSaddleFreeNewton(5, 1e-6, accept="always", **knobs)
-    places, infos, state = walk(ASTRAY, always, [1.0], 1)
-    assert places[0, 0] > 1.0
-    assert bool(infos[0].accepted)
-    assert state.step == pytest.approx(1.0 - places[0, 0])
 
 
 METHODS = [
@@ -356,94 +278,7 @@ def test_cost_of_a_restart():
     assert 2 * 99 < trace["hvp_count"][0] < 4 * 99 - 2
 
 
-# -- learning rate, momentum and damping ------------------------------------------------------------------------------
-
-
-def rosenbrock(x):
-    """Loss, gradient, Hessian and Gauss–Newton matrix by hand."""
-    a, b = x
-    loss, bend = (1 - a) ** 2 + 100 * (b - a * a) ** 2, b - a * a
-    jacobian = np.array([[-1.0, 0.0], [-20 * a, 10.0]])
-    hessian = np.array([[2 - 400 * bend + 800 * a * a, -400 * a], [-400 * a, 200.0]])
-    return loss, np.array([2 * (a - 1) - 400 * a * bend, 200 * bend]), hessian, 2 * jacobian.T @ jacobian
-
-
-@pytest.mark.parametrize("mode", ["abs", "square"])
-def test_adaptive_path_against_dense_solves(mode):
-    method = AdaptiveSeriesSaddleFreeNewton(7, 0.5, 2, omega=0.5, mode=mode)
-    x, v, lam, d, seen = np.array([-1.2, 1.0]), 100.0, 0.5, np.zeros(2), []
-    for _ in range(10):
-        loss, g, h, gauss_newton = rosenbrock(x)
-        v = dense_scale(method, h, g, v, lam)
-        u, a = dense_direction(method, h, g, v, lam), gauss_newton + lam * np.eye(2)
-        basis = np.stack([u, d], axis=-1) if d.any() else u[:, None]
-        solved = np.linalg.solve(basis.T @ a @ basis, basis.T @ g)
-        if not d.any():
-            assert solved[0] == pytest.approx(g @ u / (u @ a @ u))
-        d = basis @ solved
-        predicted = -g @ d + 0.5 * d @ a @ d
-        ratio = (rosenbrock(x - d)[0] - loss) / predicted
-        seen.append([*[*solved, 0.0][:2], lam, predicted, ratio, v])
-        x = x - d
-        lam = lam * (0.5 if ratio > 0.75 else 2.0 if ratio < 0.25 else 1.0)
-    places, infos, state = walk(Rosenbrock(), method, [-1.2, 1.0], 10)
-    told = [[i.learning_rate, i.momentum, i.damping, i.predicted_change, i.ratio, i.scale] for i in infos]
-    np.testing.assert_allclose(told, seen, rtol=1e-6)
-    np.testing.assert_allclose(places[-1], x, rtol=1e-6)
-    assert state.damping == pytest.approx(lam)
-    assert all(info.accepted for info in infos)
-    dampings = np.array(seen)[:, 2]
-    assert np.abs(np.array(seen)[1:, 1]).min() > 1e-3  # momentum in every later step
-    assert len(set(dampings.tolist())) > 1
-
-
-def test_released_solve_is_one_and_zero():
-    _, infos, _ = walk(DoubleWell(), AdaptiveSeriesSaddleFreeNewton.released(5, 0.5, 1), [0.3, 1.0], 8)
-    assert all((info.learning_rate, info.momentum) == (1.0, 0.0) for info in infos)
-    told = walk(DoubleWell(), AdaptiveSeriesSaddleFreeNewton(5, 0.5, 1), [0.3, 1.0], 8)[1]
-    assert any(info.momentum != 0.0 for info in told)
-
-
-class Told(Quadratic):
-    """f = 4x at x = 0; the loss at any trial place is what we say."""
-
-    def __init__(self, trial):
-        super().__init__([[0.0]], linear=[4.0])
-        self.trial = trial
-
-    def loss(self, x, sample=None):
-        return np.full(x.shape[:-1], self.trial)
-
-
-# With V = 4 and damping 2 the direction is 4 / (2 + 2) = 1 and the model predicts -2.
-AT_THE_TRIAL = [
-    (-1.5, 2.0), (np.nextafter(-1.5, -2), 1.0), (-0.5, 2.0), (np.nextafter(-0.5, 0), 4.0), (3.0, 4.0), (-9.0, 1.0),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("trial", "damping"), AT_THE_TRIAL)
-@pytest.mark.parametrize("accept", ["guarded", "always"])
-def test_damping_rule_is_strict(trial, damping, accept):
-    method = AdaptiveSeriesSaddleFreeNewton(1, 2.0, omega=0.5, scale=4.0, solve="released", accept=accept)
-    places, infos, state = walk(Told(trial), method, [0.0], 1)
-    assert (places.tolist(), infos[0].predicted_change, infos[0].ratio) == ([[-1.0]], -2.0, trial / -2.0)
-    assert state.damping == damping
-
-
-@pytest.mark.parametrize("trial", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("solve", ["released", "gauss-newton"])
-def test_a_trial_that_is_not_finite_is_refused_and_doubles_the_damping(trial, solve):
-    guarded = AdaptiveSeriesSaddleFreeNewton(1, 2.0, scale=4.0, solve=solve, maximum_damping=5.0)
-    places, infos, state = walk(Told(trial), guarded, [0.0], 2)
-    assert places.tolist() == [[0.0], [0.0]]
-    assert [bool(info.accepted) for info in infos] == [False, False]
-    assert [info.damping for info in infos] == [2.0, 4.0]
-    assert (state.damping, state.step) == (5.0, 0.0)
-    taking = AdaptiveSeriesSaddleFreeNewton(1, 2.0, scale=4.0, solve=solve, accept="always")
-    places, infos, state = walk(Told(trial), taking, [0.0], 1)
-    assert places[0, 0] < 0
-    assert bool(infos[0].accepted)
-    assert state.step == -places[0, 0]
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -495,8 +330,3 @@ def test_a_numpy_scalar_is_a_number(damping):
 def test_what_is_not_a_number_is_refused(damping):
     with pytest.raises(ValueError, match="damping must be"):
         SeriesSaddleFreeNewton(5, damping=damping, mode="abs")
-
-
-def test_gauss_newton_solve_needs_outputs():
-    with pytest.raises(ValueError, match="HorseSaddle is not a convex function of outputs"):
-        minimize(HorseSaddle(), AdaptiveSeriesSaddleFreeNewton(5, 0.1), [1.0, 1.0], steps=1)

@@ -20,12 +20,13 @@ forms; Levin (1972); Graves-Morris (1994); Osada (1996) for d2.
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from refimpl.arrays import Array, check_count, dot, machine_epsilon, namespace, norm
+from refimpl.curvature import last_rows
 
 AcceleratorName = Literal[
     "shanks",
@@ -99,11 +100,11 @@ def accelerator(method: AcceleratorName, order: int, length: int, *, strided: bo
         rows = window(length, 2 * order + 1, strided)
         return EpsilonTable(rows, _EPSILON[method], topological=method.startswith("topological"))
     rule = {
-        "levin-t": lambda rows, start: _levin(rows, start, shared=True),
-        "levin-t-componentwise": lambda rows, start: _levin(rows, start, shared=False),
-        "pade-hybrid": lambda rows, start: _three_terms(rows, hybrid=True),
-        "pade-aitken": lambda rows, start: _three_terms(rows, hybrid=False),
-        "d2": lambda rows, start: _d2(rows, start, order),
+        "levin-t": lambda rows, start: last_rows.levin(rows, start, shared=True),
+        "levin-t-componentwise": lambda rows, start: last_rows.levin(rows, start, shared=False),
+        "pade-hybrid": lambda rows, start: last_rows.three_terms(rows, hybrid=True),
+        "pade-aitken": lambda rows, start: last_rows.three_terms(rows, hybrid=False),
+        "d2": last_rows.d2,
     }[method]
     return LastRows(window(length, rows_needed(method, order), strided), rule)
 
@@ -143,7 +144,7 @@ def check_accelerator(method: str | None, order: int, length: int) -> None:
         raise ValueError(f"{method} of order {order} needs at least {needed} partial sums, got {length}")
 
 
-class Accelerator:
+class Accelerator(ABC):
     """A streaming accelerator: ``push`` each row of the sequence, then ask for ``value``."""
 
     def __init__(self, rows: Sequence[int]) -> None:
@@ -156,17 +157,17 @@ class Accelerator:
             self._take(row)
         self._seen += 1
 
+    @abstractmethod
     def value(self) -> Array:
         """The approximation of the limit, (..., n)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def kept(self) -> int:
         """How many vectors are stored now."""
-        raise NotImplementedError
 
-    def _take(self, row: Array) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _take(self, row: Array) -> None: ...
 
 
 class EpsilonTable(Accelerator):
@@ -269,68 +270,3 @@ class LastRows(Accelerator):
 
     def _take(self, row: Array) -> None:
         self._kept.append(row)
-
-
-def _levin(rows: list[Array], start: int, *, shared: bool) -> Array:
-    # Levin's t in closed form: sum_j w_j s_{n+j} / sum_j w_j with remainders R_{n+j} = s_{n+j+1} - s_{n+j}.
-    xp, order, n = namespace(rows[0]), len(rows) - 2, max(start, 1)
-    total, weights = 0.0 * rows[0], 0.0 * rows[0]
-    still, answer = weights != 0, rows[-1]
-    for j in range(order + 1):
-        factor = (-1) ** j * math.comb(order, j) * ((n + j) / (n + order)) ** (order - 1)
-        remainder = rows[j + 1] - rows[j]
-        if shared:
-            remainder = _largest(remainder)[..., None]
-        usable = remainder != 0
-        weight = xp.where(usable, factor / xp.where(usable, remainder, xp.ones_like(remainder)), 0.0 * remainder)
-        total, weights = total + weight * rows[j], weights + weight
-        # A remainder of zero has all the weight: the sequence stands still there.
-        still, answer = still | ~usable, xp.where(usable, answer, rows[j])
-    usable = (weights != 0) & ~still
-    return xp.where(usable, total / xp.where(usable, weights, xp.ones_like(weights)), answer)
-
-
-def _three_terms(rows: list[Array], *, hybrid: bool) -> Array:
-    # The released code's "Padé": Aitken's rule for vectors, with one difference or the other in the numerator.
-    xp, (s0, s1, s2) = namespace(rows[0]), rows
-    d0, d1 = s1 - s0, s2 - s1
-    bend, pull = (d1, d1) if hybrid else (d0, d0)
-    denominator, numerator = dot(bend, d1 - d0), dot(d0, pull)
-    usable = denominator != 0
-    factor = numerator / xp.where(usable, denominator, xp.ones_like(denominator))
-    return xp.where(usable[..., None], s1 - factor[..., None] * d1, s2)
-
-
-def _d2(rows: list[Array], start: int, order: int) -> Array:
-    # Weights with sum 1 that annihilate 2N model remainders n^(q-p) ∇^q s_n, by their largest components.
-    xp, size = namespace(rows[0]), 2 * order + 1
-    n = start + 2
-    equations = [[xp.ones_like(rows[0][..., 0])] * size]
-    for i in range(1, 2 * order + 1):
-        q, p = (i % 2, i // 2) if i % 2 else (2, i // 2 - 1)
-        equation = []
-        for j in range(size):
-            a, b, c = rows[j + 2], rows[j + 1], rows[j]
-            backward = a - b if q == 1 else a - 2.0 * b + c
-            equation.append(float(n + j) ** (q - p) * _largest(backward))
-        equations.append(equation)
-    matrix = xp.stack([xp.stack(equation, axis=-1) for equation in equations], axis=-2)
-    scales = xp.max(xp.abs(matrix), axis=-1, keepdims=True)
-    matrix = matrix / xp.where(scales > 0, scales, xp.ones_like(scales))
-    right = xp.zeros_like(matrix[..., 0])
-    right[..., 0] = 1.0
-    # The pseudo-inverse, because these systems may be singular to rounding; some libraries raise on NaN.
-    sound = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)[..., None, None]
-    matrix = xp.where(sound, matrix, xp.zeros_like(matrix))
-    weights = xp.matmul(xp.linalg.pinv(matrix), right[..., None])[..., 0]
-    total = 0.0 * rows[0]
-    for j in range(size):
-        total = total + weights[..., j][..., None] * rows[j + 2]
-    return xp.where(sound[..., 0], total, rows[-1])
-
-
-def _largest(vector: Array) -> Array:
-    # The component of largest magnitude, with its sign: (..., n) -> (...).
-    xp = namespace(vector)
-    high, low = xp.max(vector, axis=-1), xp.min(vector, axis=-1)
-    return xp.where(high >= -low, high, low)

@@ -14,11 +14,10 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import fft
 
 from refimpl.arrays import Array, check_positive, dot, machine_epsilon, namespace, to_numpy
 from refimpl.curvature.acceleration import accelerate
-from refimpl.curvature.inverse_abs import Mode, inverse_abs_apply
+from refimpl.curvature.inverse_abs import Mode, chebyshev_coefficients, inverse_abs_apply
 from refimpl.curvature.krylov import Lanczos, lanczos
 from refimpl.curvature.operators import CountingMatvec
 from refimpl.curvature.scale import lanczos_scale, ratio_scale
@@ -190,22 +189,13 @@ class _EveryOrder:
 def walk_chebyshev(
     problem: SpectralProblem, limit: int, mode: Mode, damping: float, exact: np.ndarray
 ) -> Iterator[Milestone]:
-    """Degrees 0, 1, … in H^2: one run gives the vectors T_k(H^2) g, each degree has coefficients of its own."""
+    """Degrees 0, 1, … in H^2: one run gives the vectors T_k(H^2) g, and a prefix of one list of coefficients."""
     low, high = _interval(problem, mode)
     middle, half = 0.5 * (high**2 + low**2), 0.5 * (high**2 - low**2)
-    factors = {
-        "none": lambda h: 1 / h,
-        "abs": lambda h: 1 / (h + damping),
-        "square": lambda h: 1 / np.hypot(h, damping),
-    }
+    weights = np.array(chebyshev_coefficients(low, high, limit // 2, mode=mode, damping=damping))
 
     def error(degree: int) -> float:
-        nodes = max(4 * degree, 64)  # as inverse_abs_apply
-        angles = (np.arange(nodes) + 0.5) * math.pi / nodes
-        values = factors[mode](np.sqrt(np.maximum(middle + half * np.cos(angles), 0.0)))
-        weights = fft.dct(values, type=2)[: degree + 1] / nodes
-        weights[0] *= 0.5
-        return relative_error(weights @ np.stack(vectors[: degree + 1]), exact)
+        return relative_error(weights[: degree + 1] @ np.stack(vectors[: degree + 1]), exact)
 
     vectors: list[np.ndarray] = []
     before, now = problem.gradient, problem.gradient

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from refimpl.arrays import Array, backend_of, check_between, check_positive, dot, namespace
+from refimpl.arrays import Array, backend_of, check_between, namespace
 from refimpl.curvature.spectrum import Spectrum, apply, eigen, inverse_magnitudes
 from refimpl.optimizers.base import Step, settle
-from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
+from refimpl.optimizers.damping import check_accept, judge, model_step, settle_damping
 from refimpl.oracle import Point
 
 
@@ -88,23 +88,11 @@ class AdaptiveSaddleFreeNewton:
     name: ClassVar[str] = "adaptive-saddle-free-newton"
 
     def __post_init__(self) -> None:
-        settle(
-            self,
-            minimum_damping=check_positive("minimum_damping", self.minimum_damping),
-            maximum_damping=check_positive("maximum_damping", self.maximum_damping),
-            ema=check_between("ema", self.ema, 0.0, 1.0),
-            omega=check_between("omega", check_positive("omega", self.omega), 0.0, 1.0),
-        )
-        low, high = self.minimum_damping, self.maximum_damping
-        if low > high:
-            raise ValueError(f"minimum_damping must be at most maximum_damping, got {low!r} and {high!r}")
-        settle(
-            self, initial_damping=check_between("initial_damping", self.initial_damping, low, high, open_right=False)
-        )
+        settle_damping(self)
+        settle(self, ema=check_between("ema", self.ema, 0.0, 1.0))
         if self.solve not in ("model", "released"):
             raise ValueError(f"unknown solve {self.solve!r}; choose one of ['model', 'released']")
-        if self.accept not in ("guarded", "always"):
-            raise ValueError(f"unknown accept {self.accept!r}; choose one of ['guarded', 'always']")
+        check_accept(self.accept)
 
     def init(self, x: Array) -> AdaptiveSaddleFreeState:
         """No curvature seen, no step taken, the initial damping."""
@@ -116,7 +104,6 @@ class AdaptiveSaddleFreeNewton:
 
     def step(self, point: Point, state: AdaptiveSaddleFreeState) -> Step:
         """One step: (..., n)."""
-        xp = namespace(point.x)
         gradient, hessian, damping, d = point.gradient, point.hessian(), state.damping, state.step
         curvature = average_curvature(state.curvature, hessian, self.ema)
         averaged = eigen(curvature)
@@ -124,35 +111,12 @@ class AdaptiveSaddleFreeNewton:
         u = apply(averaged, inverse_magnitudes(averaged.eigenvalues, mode="abs", damping=damping), gradient)
 
         a_u, a_d = _apply_model(here, damping, u), _apply_model(here, damping, d)
-        u_a_u, u_a_d, d_a_d = dot(u, a_u), dot(d, a_u), dot(d, a_d)
-        g_u, g_d = dot(gradient, u), dot(gradient, d)
-        if self.solve == "model":
-            eta, mu = learning_rate_and_momentum(u_a_u, u_a_d, d_a_d, g_u, g_d)
-        else:
-            eta, mu = xp.ones_like(g_u), xp.zeros_like(g_u)
-        step = eta[..., None] * u + mu[..., None] * d
-        bend = eta * eta * u_a_u + 2.0 * eta * mu * u_a_d + mu * mu * d_a_d
-        predicted = 0.5 * bend - eta * g_u - mu * g_d
-
-        x_trial = point.x - step
-        trial = point.loss_at(x_trial)
-        still = ~xp.any(step != 0, axis=-1)
-        accepted = xp.isfinite(trial) & ((predicted < 0) | still)
-        ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
-        adapted = adapt_damping(
-            damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.maximum_damping
+        found = model_step(gradient, u, a_u, d, a_d, solve=self.solve == "model")
+        verdict = judge(point, found.step, found.predicted_change, self, damping)
+        info = AdaptiveSaddleFreeInfo(
+            found.learning_rate, found.momentum, damping, found.predicted_change, verdict.ratio, verdict.accepted
         )
-        info = AdaptiveSaddleFreeInfo(eta, mu, damping, predicted, ratio, accepted)
-        if self.accept == "always":
-            taken = info._replace(accepted=xp.ones_like(accepted))
-            return Step(x_trial, AdaptiveSaddleFreeState(curvature, step, adapted), taken)
-        raised = xp.clip(2.0 * damping, max=self.maximum_damping)
-        after = AdaptiveSaddleFreeState(
-            curvature,
-            xp.where(accepted[..., None], step, xp.zeros_like(step)),
-            xp.where(accepted, adapted, raised),
-        )
-        return Step(xp.where(accepted[..., None], x_trial, point.x), after, info)
+        return Step(verdict.x, AdaptiveSaddleFreeState(curvature, verdict.step, verdict.damping), info)
 
 
 def average_curvature(average: Array, hessian: Array, ema: float) -> Array:

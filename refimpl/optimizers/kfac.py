@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from refimpl.arrays import Array, backend_of, check_between, check_positive, dot, namespace
+from refimpl.arrays import Array, backend_of, check_between, check_positive, namespace
 from refimpl.curvature.spectrum import eigen
 from refimpl.optimizers.adaptive_saddle_free import average_curvature
 from refimpl.optimizers.base import NoInfo, Step, settle
-from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
+from refimpl.optimizers.damping import check_accept, judge, model_step, settle_damping
 from refimpl.oracle import KroneckerFactors, Point
 
 
@@ -166,21 +166,9 @@ class AdaptiveKFAC:
     name: ClassVar[str] = "adaptive-kfac"
 
     def __post_init__(self) -> None:
-        settle(
-            self,
-            minimum_damping=check_positive("minimum_damping", self.minimum_damping),
-            maximum_damping=check_positive("maximum_damping", self.maximum_damping),
-            ema=check_between("ema", self.ema, 0.0, 1.0),
-            omega=check_between("omega", check_positive("omega", self.omega), 0.0, 1.0),
-        )
-        low, high = self.minimum_damping, self.maximum_damping
-        if low > high:
-            raise ValueError(f"minimum_damping must be at most maximum_damping, got {low!r} and {high!r}")
-        settle(
-            self, initial_damping=check_between("initial_damping", self.initial_damping, low, high, open_right=False)
-        )
-        if self.accept not in ("guarded", "always"):
-            raise ValueError(f"unknown accept {self.accept!r}; choose one of ['guarded', 'always']")
+        settle_damping(self)
+        settle(self, ema=check_between("ema", self.ema, 0.0, 1.0))
+        check_accept(self.accept)
 
     def init(self, x: Array) -> AdaptiveKFACState:
         """No factors seen, no step taken, the initial damping."""
@@ -190,39 +178,18 @@ class AdaptiveKFAC:
 
     def step(self, point: Point, state: AdaptiveKFACState) -> Step:
         """One step: (..., n)."""
-        xp = namespace(point.x)
         gradient, damping, d = point.gradient, state.damping, state.step
         factors = average_factors(state.factors, point.kronecker_factors(), self.ema)
         u = _direction(point, factors, damping)
 
         a_u = point.ggnvp(u) + damping[..., None] * u
         a_d = point.ggnvp(d) + damping[..., None] * d
-        u_a_u, u_a_d, d_a_d = dot(u, a_u), dot(d, a_u), dot(d, a_d)
-        g_u, g_d = dot(gradient, u), dot(gradient, d)
-        eta, mu = learning_rate_and_momentum(u_a_u, u_a_d, d_a_d, g_u, g_d)
-        step = eta[..., None] * u + mu[..., None] * d
-        bend = eta * eta * u_a_u + 2.0 * eta * mu * u_a_d + mu * mu * d_a_d
-        predicted = 0.5 * bend - eta * g_u - mu * g_d
-
-        x_trial = point.x - step
-        trial = point.loss_at(x_trial)
-        still = ~xp.any(step != 0, axis=-1)
-        accepted = xp.isfinite(trial) & ((predicted < 0) | still)
-        ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
-        adapted = adapt_damping(
-            damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.maximum_damping
+        found = model_step(gradient, u, a_u, d, a_d)
+        verdict = judge(point, found.step, found.predicted_change, self, damping)
+        info = AdaptiveKFACInfo(
+            found.learning_rate, found.momentum, damping, found.predicted_change, verdict.ratio, verdict.accepted
         )
-        info = AdaptiveKFACInfo(eta, mu, damping, predicted, ratio, accepted)
-        if self.accept == "always":
-            taken = info._replace(accepted=xp.ones_like(accepted))
-            return Step(x_trial, AdaptiveKFACState(factors, step, adapted), taken)
-        raised = xp.clip(2.0 * damping, max=self.maximum_damping)
-        after = AdaptiveKFACState(
-            factors,
-            xp.where(accepted[..., None], step, xp.zeros_like(step)),
-            xp.where(accepted, adapted, raised),
-        )
-        return Step(xp.where(accepted[..., None], x_trial, point.x), after, info)
+        return Step(verdict.x, AdaptiveKFACState(factors, verdict.step, verdict.damping), info)
 
 
 def precondition(factors: KroneckerFactors, damping: Array, gradient: Array) -> Array:

@@ -11,7 +11,7 @@ from refimpl.curvature.krylov import lanczos
 from refimpl.curvature.operators import check_damping, only_finite
 from refimpl.curvature.spectrum import eigen
 from refimpl.optimizers.base import Step, settle
-from refimpl.optimizers.damping import adapt_damping
+from refimpl.optimizers.damping import adapt_damping, change_ratio, settle_damping
 from refimpl.oracle import Point
 
 
@@ -79,23 +79,13 @@ class LanczosSaddleFreeNewton:
 
     def __post_init__(self) -> None:
         check_count("products", self.products)
+        settle_damping(self, omega_may_be_one=True)
         check_damping(self.initial_damping, self.mode, ("square", "abs"))
-        low = check_positive("minimum_damping", self.minimum_damping)
-        high = check_positive("maximum_damping", self.maximum_damping)
-        if low > high:
-            raise ValueError(f"minimum_damping must be at most maximum_damping, got {low!r} and {high!r}")
         rate = check_positive("learning_rate", self.learning_rate)
-        omega = check_positive("omega", self.omega)
-        settle(
-            self,
-            minimum_damping=low,
-            maximum_damping=high,
-            initial_damping=check_between("initial_damping", self.initial_damping, low, high, open_right=False),
-            learning_rate=check_between("learning_rate", rate, 0.0, 1.0, open_right=False),
-            omega=check_between("omega", omega, 0.0, 1.0, open_right=False),
-        )
+        settle(self, learning_rate=check_between("learning_rate", rate, 0.0, 1.0, open_right=False))
         cap = self.initial_damping if self.damping_cap is None else self.damping_cap
-        settle(self, damping_cap=min(high, max(low, check_positive("damping_cap", cap))))
+        cap = check_positive("damping_cap", cap)
+        settle(self, damping_cap=min(self.maximum_damping, max(self.minimum_damping, cap)))
         if self.accept not in ("bounded", "decrease", "finite", "always"):
             raise ValueError(
                 f"unknown accept {self.accept!r}; choose one of ['bounded', 'decrease', 'finite', 'always']"
@@ -121,7 +111,7 @@ class LanczosSaddleFreeNewton:
         x_trial = point.x - step
         trial = point.loss_at(x_trial)
         still = ~xp.any(step != 0, axis=-1)
-        ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
+        ratio = change_ratio(trial - point.loss, predicted)
         assert self.damping_cap is not None
         adapted = adapt_damping(
             damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.damping_cap

@@ -16,7 +16,7 @@ from refimpl.curvature.operators import check_damping, only_finite
 from refimpl.curvature.scale import lanczos_scale, ratio_scale
 from refimpl.curvature.series import Mode, SeriesSum, sum_series
 from refimpl.optimizers.base import Step, settle
-from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
+from refimpl.optimizers.damping import ModelStep, check_accept, judge, model_step, settle_damping
 from refimpl.oracle import Point
 
 ScaleRule = Literal["fixed", "ratio", "lanczos"]
@@ -201,20 +201,10 @@ class AdaptiveSeriesSaddleFreeNewton:
 
     def __post_init__(self) -> None:
         _check_series(self)
+        settle_damping(self)
         check_damping(self.initial_damping, self.mode, ("abs", "square"))
-        low = check_positive("minimum_damping", self.minimum_damping)
-        high = check_positive("maximum_damping", self.maximum_damping)
-        if low > high:
-            raise ValueError(f"minimum_damping must be at most maximum_damping, got {low!r} and {high!r}")
-        settle(
-            self,
-            minimum_damping=low,
-            maximum_damping=high,
-            initial_damping=check_between("initial_damping", self.initial_damping, low, high, open_right=False),
-            omega=check_between("omega", check_positive("omega", self.omega), 0.0, 1.0),
-        )
         _check_choice("solve", self.solve, ("gauss-newton", "released"))
-        _check_choice("accept", self.accept, ("guarded", "always"))
+        check_accept(self.accept)
 
     @classmethod
     def released(
@@ -235,34 +225,24 @@ class AdaptiveSeriesSaddleFreeNewton:
         found, scale = _direction(self, point, state.scale, damping, self.mode)
         u = found.direction
         if self.solve == "released":
-            eta, mu = xp.ones_like(damping), xp.zeros_like(damping)
-            step, predicted = u, -0.5 * dot(gradient, u)
+            one = xp.ones_like(damping)
+            best = ModelStep(one, 0.0 * one, u, -0.5 * dot(gradient, u))
         else:
             a_u = point.ggnvp(u) + damping[..., None] * u
             a_d = point.ggnvp(d) + damping[..., None] * d
-            u_a_u, u_a_d, d_a_d = dot(u, a_u), dot(d, a_u), dot(d, a_d)
-            g_u, g_d = dot(gradient, u), dot(gradient, d)
-            eta, mu = learning_rate_and_momentum(u_a_u, u_a_d, d_a_d, g_u, g_d)
-            step = eta[..., None] * u + mu[..., None] * d
-            predicted = 0.5 * (eta * eta * u_a_u + 2.0 * eta * mu * u_a_d + mu * mu * d_a_d) - eta * g_u - mu * g_d
-        x_trial = point.x - step
-        trial = point.loss_at(x_trial)
-        accepted = xp.isfinite(trial) & ((predicted < 0) | ~xp.any(step != 0, axis=-1))
-        ratio = (trial - point.loss) / xp.where(predicted == 0, xp.full_like(predicted, float("nan")), predicted)
-        adapted = adapt_damping(
-            damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.maximum_damping
+            best = model_step(gradient, u, a_u, d, a_d)
+        verdict = judge(point, best.step, best.predicted_change, self, damping)
+        info = AdaptiveSeriesInfo(
+            best.learning_rate,
+            best.momentum,
+            damping,
+            found.scale,
+            best.predicted_change,
+            verdict.ratio,
+            verdict.accepted,
+            found.restarts,
         )
-        info = AdaptiveSeriesInfo(eta, mu, damping, found.scale, predicted, ratio, accepted, found.restarts)
-        if self.accept == "always":
-            taken = info._replace(accepted=xp.ones_like(accepted))
-            return Step(x_trial, AdaptiveSeriesState(scale, step, adapted), taken)
-        kept = accepted[..., None]
-        after = AdaptiveSeriesState(
-            scale,
-            xp.where(kept, step, xp.zeros_like(step)),
-            xp.where(accepted, adapted, xp.clip(2.0 * damping, max=self.maximum_damping)),
-        )
-        return Step(xp.where(kept, x_trial, point.x), after, info)
+        return Step(verdict.x, AdaptiveSeriesState(scale, verdict.step, verdict.damping), info)
 
 
 def _direction(method: Any, point: Point, scale: Array, damping: Any, mode: Mode) -> tuple[SeriesSum, Array]:
