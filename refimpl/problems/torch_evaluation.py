@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from refimpl.oracle import Counts, Evaluation, KroneckerFactors
-from refimpl.problems.kronecker import input_factor, output_factor
+from refimpl.problems.layer_factors import layer_factors, linear_layers, refuse_batch_norm, watched
 from refimpl.problems.losses import Loss
 
 if TYPE_CHECKING:
@@ -101,35 +98,16 @@ class TorchEvaluation(Evaluation):
             that are not (samples, k); BatchNorm in train mode, where an output depends on other samples.
         """
         layers = linear_layers(self._problem.module)
-        if any(isinstance(part, _BatchNorm) and part.training for part in self._problem.module.modules()):
-            raise ValueError("BatchNorm in train mode mixes samples: Kronecker factors do not exist; call eval()")
-        with torch.enable_grad(), _watched(layers) as seen:
+        refuse_batch_norm(self._problem.module)
+        with torch.enable_grad(), watched(layers) as seen:
             outputs = self._problem.call(self._x, self._inputs, advance=False)
         samples = self._inputs.shape[0]
         if outputs.ndim != 2 or len(outputs) != samples:
             raise ValueError(
                 f"Kronecker factors need outputs ({samples}, k), the module returned {tuple(outputs.shape)}"
             )
-        for name, part in layers.items():
-            uses = [tuple(below.shape) for below, _ in seen[name]]
-            if uses != [(samples, part.in_features)]:
-                raise ValueError(f"layer {name!r} must be used once, on ({samples}, {part.in_features}), got {uses}")
-        below, above = zip(*(seen[name][0] for name in layers), strict=True)
-        curvature, columns = [], []
-        for c in range(outputs.shape[1]):
-            unit = torch.zeros_like(outputs)
-            unit[:, c] = 1.0
-            curvature.append(self.output_hvp(unit.reshape(-1)).reshape(outputs.shape))
-            found = torch.autograd.grad(outputs, above, unit, retain_graph=True, materialize_grads=True)
-            columns.append([delta.detach() for delta in found])
-        curvatures = torch.stack(curvature).permute(2, 0, 1)  # (k, k, samples), and below (fan_out, k, samples)
-        deltas = [torch.stack(column).permute(2, 0, 1) for column in zip(*columns, strict=True)]
-        ones = outputs.new_ones(1, samples)
-        factors = [
-            KroneckerFactors(input_factor(torch.cat([a.T, ones])), output_factor(delta, curvatures))
-            for a, delta in zip(below, deltas, strict=True)
-        ]
-        return factors, Counts(loss=1, vjp=outputs.shape[1])
+        factors, passes = layer_factors(outputs, layers, seen, self.output_hvp)
+        return factors, Counts(loss=1) + passes
 
     # -- computed once ----------------------------------------------------------------------------------------------
 
@@ -162,45 +140,6 @@ class TorchEvaluation(Evaluation):
     def _plain_loss(self, x: Tensor) -> Tensor:
         outputs = self._problem.call(x, self._inputs, advance=False)
         return self._problem.loss_value(outputs, self._targets)
-
-
-def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Every ``torch.nn.Linear`` by the prefix of its parameters' names, in the order of ``named_modules()``.
-
-    Raises
-    ------
-    ValueError
-        A trainable parameter that belongs to none of them; a Linear without bias, tied to another or partly fixed.
-    """
-    found = {f"{name}." if name else "": part for name, part in module.named_modules() if type(part) is nn.Linear}
-    owned = {prefix + kind for prefix in found for kind in ("weight", "bias")}
-    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if owned != trainable:
-        raise ValueError(
-            "Kronecker factors need every trainable parameter to be the weight or the bias of a torch.nn.Linear, and "
-            f"every Linear to have both, trainable and its own; these do not fit: {sorted(owned ^ trainable)}"
-        )
-    return found
-
-
-@contextmanager
-def _watched(layers: dict[str, nn.Linear]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """What goes into and comes out of each layer, call by call, during forward passes inside the ``with``."""
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
-
-    def watch(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            seen[name].append((inputs[0].detach(), output))
-            return output.clone()  # an activation that works in place must not touch what was kept
-
-        return hook
-
-    handles = [part.register_forward_hook(watch(name)) for name, part in layers.items()]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _backward(value: Tensor, leaf: Tensor, u: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from refimpl.arrays import Backend, all_finite, dtype_name, get_backend
 from refimpl.oracle import Problem
 from refimpl.problems.kronecker import check_layers
+from refimpl.problems.layer_factors import linear_layers
 from refimpl.problems.losses import Loss
 from refimpl.problems.models import flat_parameters
 from refimpl.problems.sampling import (
@@ -31,7 +32,7 @@ from refimpl.problems.sampling import (
     integers,
     rows_of,
 )
-from refimpl.problems.torch_evaluation import TorchEvaluation, linear_layers
+from refimpl.problems.torch_evaluation import TorchEvaluation
 
 Route = Literal["kept-graph", "forward-over-reverse"]
 LossFunction = Loss | Callable[[Tensor, Tensor], Tensor]
@@ -177,7 +178,7 @@ class TorchProblem(Problem):
     def to_layers(self, v: Tensor) -> list[Tensor]:
         """``v`` (n,) as one matrix [weight | bias] (fan_out, fan_in + 1) per ``Linear``; ValueError for other modules.
 
-        See :func:`refimpl.problems.torch_evaluation.linear_layers`.
+        See :func:`refimpl.problems.layer_factors.linear_layers`.
         """
         self.check_place(v, "v")
         parts, layers = self.unflatten(v), linear_layers(self.module)
