@@ -3,6 +3,9 @@
 Every loader is deterministic: the same ``split_seed`` gives the same rows. Files are looked for in the folder that
 the environment variable ``REFIMPL_DATA`` names, then in pooch's cache, then on the network; their SHA-256 is checked
 wherever they come from. What can be downloaded is listed in ``registry.json`` beside this file.
+
+Sets of pictures are in :mod:`refimpl.problems.images` and can be loaded from here as well: ``datasets.mnist_10k()``,
+``datasets.cifar10()``.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import importlib
 import json
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +36,8 @@ class DatasetUnavailable(RuntimeError):
 class Dataset:
     """Training, validation and test rows, and what a reader must know about them.
 
-    Inputs are float64, (rows, features). Targets are float64 (rows,) for regression and two-class problems with
-    logits, int64 labels (rows,) for classification with several classes.
+    Inputs are float64 (float32 for photographs), (rows, features). Targets are float64 (rows,) for regression and
+    two-class problems with logits, int64 labels (rows,) for classification with several classes.
 
     Attributes
     ----------
@@ -90,15 +94,8 @@ def uci_energy_or_fallback(split_seed: int = 0) -> tuple[Dataset, str]:
 
     The sentence is empty for the real data. Anything shown from the fallback must carry it.
     """
-    try:
-        return uci_energy(split_seed), ""
-    except DatasetUnavailable as error:
-        note = (
-            "UCI Energy is not available here, so these are the diabetes data of scikit-learn (442 rows, "
-            f"10 features): numbers differ from those of the paper. Reason: {error}"
-        )
-        data = diabetes(split_seed)
-        return replace(data, note=f"{data.note}; stands in for UCI Energy"), note
+    other = "diabetes data of scikit-learn (442 rows, 10 features)"
+    return _or_fallback("UCI Energy", lambda: uci_energy(split_seed), lambda: diabetes(split_seed), other)
 
 
 def diabetes(split_seed: int = 0) -> Dataset:
@@ -189,29 +186,56 @@ def xor() -> Dataset:
     )  # fmt: skip
 
 
+def __getattr__(name: str) -> Any:
+    # The loaders of pictures are part of this module for whoever uses it, but live beside the code that decodes them.
+    if name in ("mnist_10k", "mnist_10k_or_fallback", "cifar10", "cifar10_or_fallback"):
+        return getattr(importlib.import_module("refimpl.problems.images"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def registry() -> dict[str, Any]:
     """The files that can be downloaded: name of the dataset -> title, source, licence, note, files."""
     found: dict[str, Any] = json.loads(_REGISTRY.read_text(encoding="utf-8"))
     return found
 
 
-def _fetch(entry: dict[str, str]) -> Path:
+def _or_fallback(
+    title: str, wanted: Callable[[], Dataset], other: Callable[[], Dataset], description: str
+) -> tuple[Dataset, str]:
+    try:
+        return wanted(), ""
+    except DatasetUnavailable as error:
+        data = other()
+        note = f"{title} is not available here, so these are the {description}: numbers differ from those of the paper."
+        return replace(data, note=f"{data.note}; stands in for {title}"), f"{note} Reason: {error}"
+
+
+def _local(entry: dict[str, str]) -> Path | None:
+    """The file in ``REFIMPL_DATA``, checked; None where it is not there."""
     folder = os.environ.get(ENVIRONMENT_VARIABLE)
     local = Path(folder) / entry["path"] if folder else None
-    if local is not None and local.is_file():
-        digest = hashlib.sha256(local.read_bytes()).hexdigest()
-        if digest != entry["sha256"]:
-            raise ValueError(
-                f"{local} is not the published file: its SHA-256 is {digest}, expected {entry['sha256']}; "
-                f"replace it by {entry['url']}"
-            )
+    if local is None or not local.is_file():
+        return None
+    digest = hashlib.sha256(local.read_bytes()).hexdigest()
+    if digest != entry["sha256"]:
+        raise ValueError(
+            f"{local} is not the published file: its SHA-256 is {digest}, expected {entry['sha256']}; "
+            f"replace it by {entry['url']}"
+        )
+    return local
+
+
+def _fetch(entry: dict[str, str]) -> Path:
+    local = _local(entry)
+    if local is not None:
         return local
     try:
         return _download(entry)
     except Exception as error:  # pooch passes on whatever requests, urllib3 or the disk raise
         if isinstance(error, ValueError) and "hash" in str(error):
             raise ValueError(f"{entry['url']} no longer gives the published file: {error}") from error
-        missing = f"{local} does not exist" if local is not None else f"{ENVIRONMENT_VARIABLE} is not set"
+        folder = os.environ.get(ENVIRONMENT_VARIABLE)
+        missing = f"{Path(folder) / entry['path']} does not exist" if folder else f"{ENVIRONMENT_VARIABLE} is not set"
         raise DatasetUnavailable(
             f"{entry['path']} is not here ({missing}) and could not be downloaded ({type(error).__name__}); "
             f"download {entry['url']} and put it at $" + ENVIRONMENT_VARIABLE + f"/{entry['path']}"
@@ -223,8 +247,14 @@ def _download(entry: dict[str, str]) -> Path:
 
     path = Path(entry["path"])
     pooch.get_logger().setLevel("WARNING")  # it announces every download with the full path of the file
-    cache = Path(pooch.os_cache("refimpl")) / path.parent
+    cache = _cache_folder() / path.parent
     return Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=path.name, path=cache))
+
+
+def _cache_folder() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("refimpl"))
 
 
 def _optional(module: str, package: str) -> Any:

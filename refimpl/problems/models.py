@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refimpl.arrays import Backend, check_count, to_numpy
+from refimpl.arrays import Backend, as_generator, check_count, to_numpy
 from refimpl.problems.mlp import check_widths
 
 
@@ -63,6 +65,117 @@ def small_convnet(
     return _placed(nn.Sequential(*layers), backend)
 
 
+def basic_cnn(
+    channels: Sequence[int] = (32, 32, 64, 64, 10),
+    *,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    batch_norm: bool = False,
+    seed: int = 0,
+    backend: Backend | None = None,
+) -> nn.Sequential:
+    """The basic CNN of the CurveBall paper: ``(samples, *image_shape)`` -> logits ``(samples, channels[-1])``.
+
+    Convolutions 5 x 5, each but the last followed by (BatchNorm and) ReLU, the first three then by max-pooling 3 x 3
+    with stride 2. What the paper leaves open is ours: every convolution keeps the size of the picture (padding 2, with
+    pooling 1), BatchNorm stands before ReLU and replaces the bias, and the last maps are averaged over their pixels.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two channels, or sizes that are not positive.
+
+    Source: CurveBall paper, section 4, footnote 5.
+
+    >>> sum(p.numel() for p in basic_cnn().parameters())
+    197802
+    """
+    widths = (check_count("channels of the picture", image_shape[0]), *_checked_channels(channels))
+    with _seeded(seed):
+        layers: list[nn.Module] = []
+        for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            last = index == len(widths) - 2
+            layers.append(nn.Conv2d(fan_in, fan_out, 5, padding=2, bias=last or not batch_norm))
+            if not last:
+                layers += [nn.BatchNorm2d(fan_out), nn.ReLU()] if batch_norm else [nn.ReLU()]
+            if index < 3 and not last:
+                layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return _placed(nn.Sequential(*layers), backend)
+
+
+class Architecture(NamedTuple):
+    """A random CNN on paper: channels of each convolution but the last, and whether each is followed by pooling."""
+
+    channels: tuple[int, ...]
+    pooled: tuple[bool, ...]
+
+
+def draw_architecture(
+    rng: int | np.random.Generator, *, layers: tuple[int, int] = (3, 10), channels: tuple[int, int] = (32, 256)
+) -> Architecture:
+    """A random architecture by the rule of the CurveBall paper.
+
+    Parameters
+    ----------
+    rng : a seed or a NumPy generator.
+    layers : smallest and largest number of convolutions, the last one included; each number is equally likely.
+    channels : smallest and largest number of channels, powers of two; each power between them is equally likely, layer
+        by layer. The last convolution has as many channels as there are classes and is not drawn.
+
+    Raises
+    ------
+    ValueError
+        Bounds in the wrong order, fewer than two layers, or channels that are not powers of two.
+
+    Source: CurveBall paper, appendix B.3. Whether its count of layers includes the last one is our reading.
+
+    >>> draw_architecture(11)
+    Architecture(channels=(32, 256, 64), pooled=(False, True, True))
+    """
+    rng = as_generator(rng)
+    fewest, most = (check_count("layers", bound, minimum=2) for bound in layers)
+    low, high = (check_count("channels", bound) for bound in channels)
+    if fewest > most or low > high:
+        raise ValueError(f"bounds must be in ascending order, got layers {layers} and channels {channels}")
+    if low & (low - 1) or high & (high - 1):
+        raise ValueError(f"channels must be bounded by powers of two, got {channels}")
+    inner = int(rng.integers(fewest, most + 1)) - 1
+    powers = rng.integers(low.bit_length() - 1, high.bit_length(), size=inner)
+    return Architecture(tuple(1 << int(power) for power in powers), tuple(bool(p) for p in rng.random(inner) < 0.5))
+
+
+def random_cnn(
+    architecture: Architecture | int | np.random.Generator,
+    *,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    seed: int = 0,
+    backend: Backend | None = None,
+) -> nn.Sequential:
+    """The CNN of ``architecture``, or of one drawn from a seed or generator: pictures -> logits ``(samples, classes)``.
+
+    Convolutions 3 x 3; each but the last is followed by ReLU, BatchNorm and, where drawn, max-pooling 3 x 3 with stride
+    2. The picture keeps its size in a convolution and is halved, rounded up, in a pooling (padding 1), down to a single
+    pixel; the last maps are averaged over their pixels. ``seed`` decides the weights.
+
+    Source: CurveBall paper, appendix B.3; padding and average are ours.
+    """
+    if not isinstance(architecture, Architecture):
+        architecture = draw_architecture(architecture)
+    if len(architecture.channels) != len(architecture.pooled):
+        raise ValueError(f"an architecture needs as many poolings (or their absence) as channels, got {architecture}")
+    widths = (check_count("channels of the picture", image_shape[0]), *architecture.channels)
+    with _seeded(seed):
+        layers: list[nn.Module] = []
+        for (fan_in, fan_out), pooled in zip(pairwise(widths), architecture.pooled, strict=True):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(fan_out)]
+            if pooled:
+                layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+        layers.append(nn.Conv2d(widths[-1], check_count("classes", classes), 3, padding=1))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return _placed(nn.Sequential(*layers), backend)
+
+
 def activation_module(name: str) -> nn.Module:
     """``"relu"``, ``"tanh"`` or ``"softplus"`` as a module; a ValueError for any other name."""
     if name == "relu":
@@ -112,6 +225,12 @@ class _seeded:
 
     def __exit__(self, *_: object) -> None:
         torch.random.set_rng_state(self._before)
+
+
+def _checked_channels(channels: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(channels, str) or not isinstance(channels, Sequence) or len(channels) < 2:
+        raise ValueError(f"channels must list at least two layers, the last one the classes, got {channels!r}")
+    return tuple(check_count("every entry of channels", count) for count in channels)
 
 
 def _placed(module: nn.Sequential, backend: Backend | None) -> nn.Sequential:
