@@ -1,6 +1,10 @@
 """Named, reproducible runs: which problem, which optimizer, which settings, what is recorded."""
 
+from refimpl.experiments.curveball_table import CurveballTable
+from refimpl.experiments.mnist_mlp import MnistMLP
+from refimpl.experiments.random_architectures import RandomArchitectures
 from refimpl.experiments.runner import Experiment
+from refimpl.experiments.small_convnets import SmallConvnets
 from refimpl.experiments.uci_energy import UciEnergy
 from refimpl.experiments.uci_exact import UciExact
 
@@ -10,6 +14,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         UciExact("uci-exact-277", hidden=(12, 12)),
         UciExact("uci-exact-1057", hidden=(12,) * 7),
         UciEnergy("uci-energy"),
+        CurveballTable("curveball-table"),
+        MnistMLP("mnist-mlp"),
+        SmallConvnets("small-convnets"),
+        RandomArchitectures("random-architectures"),
     )
 }
 """Every experiment that ``python -m refimpl.experiments`` knows."""
