@@ -230,3 +230,42 @@ def test_wrong_gradient(gradient, message):
 def test_wrong_knobs(knobs, message):
     with pytest.raises(ValueError, match=message):
         apply_inverse_abs(np.eye(2), np.ones(2), **knobs)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize("refused", [("float32",), ("float32", "float64")])
+def test_where_lapack_gives_up_float64_is_asked_and_then_the_answer_is_nan(name, refused, monkeypatch):
+    if name == "torch":
+        pytest.importorskip("torch")
+    backend = get_backend(name, "float32")
+    matrix, true = backend.asarray(random_symmetric(6, 3, (2,))), backend.xp.linalg.eigh
+
+    class OneLinAlgError(Exception):
+        pass
+
+    def moody(a, *args, **kwargs):
+        if dtype_name(a.dtype) in refused:
+            raise OneLinAlgError("did not converge")
+        return true(a, *args, **kwargs)
+
+    monkeypatch.setattr(backend.xp.linalg, "eigh", moody)
+    found = eigen(matrix)
+    assert {dtype_name(part.dtype) for part in found} == {"float32"}
+    values, vectors = to_numpy(found.eigenvalues), to_numpy(found.eigenvectors)
+    if len(refused) == 2:
+        assert np.isnan(values).all()
+        np.testing.assert_array_equal(vectors, np.broadcast_to(np.eye(6), (2, 6, 6)))
+    else:
+        rebuilt = vectors @ (values[..., None] * np.swapaxes(vectors, -1, -2))
+        np.testing.assert_allclose(rebuilt, to_numpy(matrix), atol=1e-5)
+
+
+def test_an_error_that_is_not_lapacks_is_not_swallowed(monkeypatch):
+    backend = get_backend("numpy")
+
+    def broken(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(backend.xp.linalg, "eigh", broken)
+    with pytest.raises(MemoryError):
+        eigen(backend.eye(2))

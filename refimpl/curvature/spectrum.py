@@ -20,6 +20,7 @@ from refimpl.arrays import (
     dtype_name,
     machine_epsilon,
     namespace,
+    widened,
 )
 
 Mode = Literal["none", "abs", "square", "shift"]
@@ -110,9 +111,26 @@ def eigen(matrix: Array) -> Spectrum:
     usable = xp.all(xp.all(xp.isfinite(matrix), axis=-1), axis=-1)
     # Libraries disagree on NaN (NumPy returns NaN, Torch raises), so `eigh` never sees one.
     identity = xp.eye(n, dtype=matrix.dtype, device=backend_of(matrix).device)
-    result = xp.linalg.eigh(xp.where(usable[..., None, None], matrix, identity))
+    result = _eigh(xp.where(usable[..., None, None], matrix, identity))
     nan = xp.full_like(result[0], float("nan"))
     return Spectrum(xp.where(usable[..., None], result[0], nan), result[1])
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    """``eigh``; in float64 where LAPACK gives up in float32, as it can where many eigenvalues are zero; else NaN."""
+    xp = namespace(matrix)
+    for one in (matrix, widened(matrix)):
+        try:
+            values, vectors = xp.linalg.eigh(one)
+        except Exception as error:  # each library has an exception of its own
+            if not type(error).__name__.endswith("LinAlgError"):
+                raise
+            continue
+        return xp.astype(values, matrix.dtype), xp.astype(vectors, matrix.dtype)
+    identity = xp.eye(matrix.shape[-1], dtype=matrix.dtype, device=backend_of(matrix).device)
+    return xp.full(matrix.shape[:-1], float("nan"), dtype=matrix.dtype, device=backend_of(matrix).device), (
+        xp.zeros_like(matrix) + identity
+    )
 
 
 def apply(spectrum: Spectrum, values: Array, vector: Array) -> Array:
