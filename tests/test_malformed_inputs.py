@@ -17,12 +17,16 @@ from refimpl.curvature.krylov import conjugate_gradients, lanczos, minres, multi
 from refimpl.curvature.scale import frobenius_scale, lanczos_scale, power_scale, rayleigh_quotients, trace_scale
 from refimpl.curvature.series import coefficients, sum_series
 from refimpl.curvature.spectrum import absolute, apply_inverse_abs
+from refimpl.curvature.stability import is_stable, optimal_parameters, spectral_radius, transition_matrix
+from refimpl.curvature.truncated_cg import truncated_cg
 from refimpl.experiments.records import check_record, read_record
 from refimpl.experiments.runner import Experiment
 from refimpl.experiments.statistics import bootstrap_median
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
+from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
+from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.kfac import KFAC, AdaptiveKFAC
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
@@ -274,6 +278,42 @@ MISTAKES = [
     ("Lanczos mode", lambda: LanczosSaddleFreeNewton(8, mode="none"), "'none'", "'square', 'abs'"),
     ("Lanczos overshooting", lambda: LanczosSaddleFreeNewton(8, learning_rate=1.5), "1.5", "learning_rate must lie in"),
     ("Lanczos accepting", lambda: LanczosSaddleFreeNewton(8, accept="never"), "'never'", "'bounded', 'decrease'"),
+    ("CurveBall rate zero", lambda: CurveBall(0.0), "0.0", "learning_rate must be finite and positive"),
+    ("CurveBall rate text", lambda: CurveBall("auto"), "'auto'", "learning_rate must be a real number"),
+    ("CurveBall momentum negative", lambda: CurveBall(momentum=-0.1), "-0.1", "momentum must be finite and at least"),
+    ("CurveBall momentum NaN", lambda: CurveBall(momentum=NAN), "nan", "momentum must be finite and at least zero"),
+    ("CurveBall curvature", lambda: CurveBall(curvature="fisher"), "'fisher'", "'gauss-newton', 'hessian'"),
+    ("CurveBall system", lambda: CurveBall(system="undamped"), "'undamped'", "'damped', 'printed'"),
+    ("CurveBall undamped", lambda: CurveBall(initial_damping=0.0), "0.0", "initial_damping must lie in"),
+    (
+        "CurveBall damping negative",
+        lambda: CurveBall(initial_damping=-1.0, adapt_every=0),
+        "-1.0",
+        "initial_damping must be finite and at least zero",
+    ),
+    ("CurveBall adapts at -1", lambda: CurveBall(adapt_every=-1), "-1", "adapt_every must be a whole number"),
+    ("CurveBall adapts at 2.5", lambda: CurveBall(adapt_every=2.5), "2.5", "adapt_every must be a whole number"),
+    ("CurveBall omega above one", lambda: CurveBall(omega=1.5), "1.5", "omega must lie in [0.0, 1.0]"),
+    ("CurveBall omega zero", lambda: CurveBall(omega=0.0), "0.0", "omega must be finite and positive"),
+    ("CurveBall bounds", lambda: CurveBall(minimum_damping=2.0, maximum_damping=1.0), "2.0 and 1.0", "at most"),
+    (
+        "CurveBall for a loss without outputs",
+        lambda: minimize(HorseSaddle(), CurveBall()),
+        "HorseSaddle",
+        "least-squares or network problem",
+    ),
+    ("Hessian-free without products", lambda: HessianFree(0), "0", "products must be a whole number of at least 1"),
+    ("Hessian-free curvature", lambda: HessianFree(curvature="fisher"), "'fisher'", "'gauss-newton', 'hessian'"),
+    ("Hessian-free stopping", lambda: HessianFree(stopping="early"), "'early'", "'residual', 'progress', 'never'"),
+    ("Hessian-free warm start", lambda: HessianFree(warm_start=1.5), "1.5", "warm_start must lie in [0.0, 1.0]"),
+    ("Hessian-free undamped", lambda: HessianFree(initial_damping=0.0), "0.0", "initial_damping must lie in"),
+    ("Hessian-free backtracks", lambda: HessianFree(backtracks=-1), "-1", "backtracks must be a whole number"),
+    (
+        "Hessian-free for a loss without outputs",
+        lambda: minimize(HorseSaddle(), HessianFree()),
+        "HorseSaddle",
+        "least-squares or network problem",
+    ),
     ("K-FAC undamped", lambda: KFAC(0.1, 0.0), "0.0", "damping must be finite and positive"),
     ("K-FAC without renewal", lambda: AdaptiveKFAC(0.1, ema=1.0), "1.0", "ema must lie in [0.0, 1.0)"),
     ("K-FAC without layers", lambda: minimize(HorseSaddle(), KFAC(0.1, 0.1)), "HorseSaddle", "use MLP or a module"),
@@ -409,6 +449,29 @@ MISTAKES = [
     ),
     ("V of a route", lambda: inverse(method="series", scale=-1.0), "-1.0", "scale must be finite and positive"),
     ("order of a route", lambda: inverse(method="series", scale=8.0, order=9), "got 9", "at least 19"),
+    # CurveBall's parts
+    ("stability of a rule", lambda: is_stable(PAIR, PAIR, "nesterov"), "'nesterov'", "'curveball', 'heavy-ball'"),
+    ("radius of a rule", lambda: spectral_radius(PAIR, PAIR, "adam"), "'adam'", "'curveball', 'heavy-ball'"),
+    ("matrix of a rule", lambda: transition_matrix(PAIR, PAIR, "adam"), "'adam'", "'curveball', 'heavy-ball'"),
+    ("parameters of a rule", lambda: optimal_parameters(9.0, "adam"), "'adam'", "'curveball', 'heavy-ball'"),
+    ("condition number below one", lambda: optimal_parameters(0.5), "0.5", "condition_number must be at least 1"),
+    ("condition number infinite", lambda: optimal_parameters(INF), "inf", "condition_number must be finite"),
+    ("CG of no steps", lambda: truncated_cg(double, PAIR, steps=0), "0", "steps must be a whole number"),
+    (
+        "CG stopping late",
+        lambda: truncated_cg(double, PAIR, steps=1, stopping="late"),
+        "'late'",
+        "'residual', 'progress'",
+    ),
+    ("CG for a list", lambda: truncated_cg(double, [1.0], steps=1), "list", "gradient must be an array of float32"),
+    ("CG for NaN", lambda: truncated_cg(double, NAN * PAIR, steps=1), "NaN", "gradient must be finite"),
+    (
+        "CG from elsewhere",
+        lambda: truncated_cg(double, PAIR, steps=1, start=np.ones(3)),
+        "(3,)",
+        "start must have the shape (2,)",
+    ),
+    ("CG from infinity", lambda: truncated_cg(double, PAIR, steps=1, start=INF * PAIR), "infinity", "start must be"),
     # spectra
     ("spectrum of no size", lambda: gaussian(n=0), "0", "n must be a whole number of at least 1"),
     ("spectrum seed", lambda: gaussian(-1), "-1", "non-negative integer"),

@@ -9,7 +9,9 @@ from refimpl import get_backend, minimize
 from refimpl.arrays import device_of, dtype_name, to_numpy
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
+from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
+from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
@@ -41,7 +43,13 @@ BATCHED = [
     AdaptiveSeriesSaddleFreeNewton.released(5, 0.3, 1),
     LanczosSaddleFreeNewton(2, 0.3),
     LanczosSaddleFreeNewton(3, 0.3, mode="square", accept="decrease"),
+    CurveBall(),
+    CurveBall(0.1, 0.8, adapt_every=2, omega=0.5),
+    CurveBall(momentum=1.0, system="printed"),
+    CurveBall(curvature="hessian", adapt_every=1),
 ]
+READS_BACK = [HessianFree(), HessianFree(2, "hessian", warm_start=0.95)]
+"""Methods that look at the host in every step, and say so."""
 SINGLE = [LevenbergMarquardt(), LevenbergMarquardt(0.1, scaling="diagonal")]
 START = [0.2, 1.0, -0.5]
 STARTS = [[0.2, 1.0, -0.5], [-1.7, 0.3, 2.0], [3.0, 0.0, 0.1], [-0.05, 2.0, 1.0]]
@@ -58,7 +66,7 @@ def arrays_in(state):
     return [state] if hasattr(state, "dtype") else []
 
 
-@pytest.mark.parametrize("method", BATCHED + SINGLE, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK + SINGLE, ids=label)
 def test_same_iterates_as_numpy_float64(method, backend):
     tolerance = 2e-4 if backend.dtype_name == "float32" else 1e-10
     result = minimize(DoubleWell(n=3, backend=backend), method, START, steps=5)
@@ -71,7 +79,7 @@ def test_same_iterates_as_numpy_float64(method, backend):
         assert device_of(array) == backend.device
 
 
-@pytest.mark.parametrize("method", BATCHED, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK, ids=label)
 def test_batched_equals_loop(method):
     together = minimize(DoubleWell(n=3), method, STARTS, steps=6)
     for run, start in enumerate(STARTS):
@@ -80,7 +88,7 @@ def test_batched_equals_loop(method):
         np.testing.assert_allclose(together.trace["loss"][:, run], alone.trace["loss"], rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", BATCHED, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK, ids=label)
 def test_batched_on_every_backend(method, backend):
     together = minimize(DoubleWell(n=3, backend=backend), method, STARTS, steps=4)
     reference = minimize(DoubleWell(n=3), method, STARTS, steps=4)
@@ -88,7 +96,7 @@ def test_batched_on_every_backend(method, backend):
     np.testing.assert_allclose(to_numpy(together.x), reference.x, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("method", BATCHED, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK, ids=label)
 def test_two_leading_axes(method):
     starts = np.array(STARTS).reshape(2, 2, 3)
     nested = minimize(DoubleWell(n=3), method, starts, steps=3)
@@ -133,13 +141,16 @@ def test_numpy_scalars_among_the_knobs_keep_float32():
         SaddleFreeNewton(damping=f(0.5), mode="square"),
         AdaptiveSaddleFreeNewton(f(0.1), f(0.5), f(0.9), f(1e-6), f(1e6)),
         LevenbergMarquardt(f(1.0), f(2.0), f(2.0)),
+        CurveBall(initial_damping=f(1.0), omega=f(0.5)),
+        CurveBall(f(0.1), f(0.5)),
+        HessianFree(initial_damping=f(1.0), omega=f(0.5), warm_start=f(0.5)),
     ]
     for method in methods:
         result = minimize(problem, method, START, steps=3)
         assert all(array.dtype == np.float32 for array in [result.x, *arrays_in(result.state)]), method
 
 
-@pytest.mark.parametrize("method", BATCHED + SINGLE, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK + SINGLE, ids=label)
 def test_methods_are_frozen_and_hashable(method):
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.name = "other"
@@ -147,7 +158,7 @@ def test_methods_are_frozen_and_hashable(method):
     assert method == dataclasses.replace(method)
 
 
-@pytest.mark.parametrize("method", BATCHED + SINGLE, ids=label)
+@pytest.mark.parametrize("method", BATCHED + READS_BACK + SINGLE, ids=label)
 def test_a_step_changes_neither_its_point_nor_its_state(method):
     problem = DoubleWell(n=3)
     point, state = problem.at(np.array(START)), method.init(np.array(START))

@@ -99,8 +99,9 @@ def is_stable(momentum: Array, scaled_rate: Array, rule: Rule = "curveball") -> 
 def optimal_parameters(condition_number: float, rule: Rule = "curveball") -> FixedParameters:
     """The rho and beta with the smallest spectral radius over a spectrum of the given condition number kappa.
 
-    CurveBall: with s the root in (0, 1) of kappa s² (3 - 2s) = (2 - s)(2 - 3s + 2s²), beta h_min = s²,
-    rho = 1 - 2s + 2s², and the rate is 1 - s, which is 1 - 2/sqrt(3 kappa) for large kappa. Heavy ball: rate
+    CurveBall, kappa >= 3: with s the root in (0, 1) of kappa s² (3 - 2s) = (2 - s)(2 - 3s + 2s²), beta h_min = s²,
+    rho = 1 - 2s + 2s², and the rate is 1 - s, which is 1 - 2/sqrt(3 kappa) for large kappa. For kappa < 3 the rate r
+    has r² = (kappa - 1)/(3 kappa - 1), with rho = 1 - 2r² and beta h_min = 1 - 3r². Heavy ball: rate
     (sqrt(kappa) - 1)/(sqrt(kappa) + 1), or 1 - 2/sqrt(kappa): fewer iterations by a factor of sqrt(3).
 
     Raises
@@ -109,7 +110,7 @@ def optimal_parameters(condition_number: float, rule: Rule = "curveball") -> Fix
         A condition number below 1, or an unknown rule.
 
     Source: Polyak (1964) for the heavy ball; for CurveBall our derivation: at the optimum the eigenvalues of h_min
-    coincide at 1 - s, and those of h_max reach -(1 - s).
+    coincide at 1 - s (kappa < 3: they have the modulus r), and one of h_max reaches -(1 - s) (or -r).
 
     >>> round(optimal_parameters(100.0).rate, 4), round(optimal_parameters(100.0, "heavy-ball").rate, 4)
     (0.8925, 0.8182)
@@ -123,10 +124,14 @@ def optimal_parameters(condition_number: float, rule: Rule = "curveball") -> Fix
         rate = (root - 1.0) / (root + 1.0)
         return FixedParameters(rate**2, 4.0 / (root + 1.0) ** 2, rate)
 
+    if kappa < 3.0:
+        square = (kappa - 1.0) / (3.0 * kappa - 1.0)
+        return FixedParameters(1.0 - 2.0 * square, 1.0 - 3.0 * square, math.sqrt(square))
+
     def excess(s: float) -> float:
         return kappa * s * s * (3.0 - 2.0 * s) - (2.0 - s) * (2.0 - 3.0 * s + 2.0 * s * s)
 
-    s = 1.0 if kappa == 1.0 else float(optimize.brentq(excess, 0.0, 1.0, xtol=1e-16, rtol=8.9e-16))
+    s = float(optimize.brentq(excess, 0.0, 1.0, xtol=1e-16, rtol=8.9e-16))
     return FixedParameters(1.0 - 2.0 * s + 2.0 * s * s, s * s, 1.0 - s)
 
 

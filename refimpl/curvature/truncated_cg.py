@@ -98,12 +98,15 @@ def truncated_cg(
     models, alive = [model], rr > target
     taken = xp.zeros_like(rr)
     negative = xp.zeros_like(alive)
+    first_bend = first_image = None
     for i in range(1, steps + 1):
         if not bool(xp.any(alive)):
             break
         a_d = matvec(d)
         products += 1
         bend = dot(d, a_d)
+        if i == 1:
+            first_bend, first_image = bend, a_d
         down = alive & ~(bend > 0)  # a curvature that is not a number ends the run as well
         negative = negative | down
         alive = alive & ~down
@@ -119,8 +122,13 @@ def truncated_cg(
         alive = alive & (rr > target)
         if stopping == "progress":
             alive = alive & ~_stalls(xp, models, i)
-    descent = xp.where((negative & (taken == 0) & (dot(z, z) == 0))[..., None], -gradient, z)
-    return TruncatedSolution(descent, xp.sqrt(rr), model, products, taken, negative)
+    if first_bend is not None:
+        # Where the first direction, -g, was one of negative curvature and z is still zero: take that direction.
+        bare = negative & (taken == 0) & (dot(z, z) == 0)
+        z = xp.where(bare[..., None], -gradient, z)
+        model = xp.where(bare, 0.5 * first_bend - dot(gradient, gradient), model)
+        rr = xp.where(bare, dot(gradient + first_image, gradient + first_image), rr)
+    return TruncatedSolution(z, xp.sqrt(rr), model, products, taken, negative)
 
 
 def _residual_target(xp: Any, size: Array, stopping: str) -> Array:

@@ -40,6 +40,7 @@ __all__ = [
     "LEARNING_RATES",
     "PAPER",
     "ROWS",
+    "TUNED",
     "CurveballTable",
     "counts_of",
     "evolution",
@@ -81,7 +82,7 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("curveball-10", "CurveBall, 10", "curveball"),
     ("hessian-free", "Hessian-free", None),
 )
-"""Method, label and row of :data:`PAPER` of each row of :func:`table`."""
+"""Method, label and row of :data:`PAPER` of each row of :func:`table`; ``/last-ten`` is the paper's rule."""
 
 _PLAN: dict[str, dict[str, Any]] = {
     "smoke": {"runs": 6, "tuning_runs": 3, "longest": 600, "learning_rates": [0.1, 0.001], "controls": False},
@@ -223,8 +224,9 @@ def counts_of(
 ) -> np.ndarray:
     """The counts (runs,) of one cell of the record, inf for a failure.
 
-    ``method`` is a name of :data:`ROWS`, or ``"adam/last-ten/1000"`` for the paper's rule at another length than the
-    longest. A ValueError where the record has no such cell.
+    ``method`` is a name of :func:`methods` or of :data:`TUNED`, or ``"adam/last-ten/1000"`` for the paper's rule and
+    trajectories of 1000 steps, ``"adam/last-ten"`` for those of the whole budget. A ValueError where the record has no
+    such cell.
     """
     run = _cell(record, problem, method, start)
     if f"{target:g}" not in run["counts"]:
@@ -233,11 +235,16 @@ def counts_of(
 
 
 def table(
-    record: Mapping[str, Any], *, start: str = "near", targets: Sequence[float] = (1e-1, 1e-4)
+    record: Mapping[str, Any],
+    *,
+    start: str = "near",
+    targets: Sequence[float] = (1e-1, 1e-4),
+    length: int = 6000,
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the paper's number and ours (mean ± standard deviation, share of failures) for each problem.
 
-    ``start`` is that of Rosenbrock. Rahimi–Recht has one column of ours for each of ``targets``.
+    ``start`` is that of Rosenbrock. Rahimi–Recht has one column of ours for each of ``targets``. ``length`` is that of
+    the trajectories that the paper's rule looks at: 1000, 2000, 4000 or 6000, but at most the budget.
     """
     columns = [(problem, start, 1e-4) for problem in NOISE]
     columns += [("rahimi-recht", "normal", target) for target in targets]
@@ -252,7 +259,10 @@ def table(
         for i, (problem, walk, target) in enumerate(columns):
             if i <= len(names):
                 row.append(PAPER[printed][problem] if printed else "–")
-            row.append(str(summary(counts_of(record, problem, method, start=walk, target=target))))
+            name = method
+            if method.endswith("/last-ten"):
+                name = f"{method}/{min(length, _cell(record, problem, method, walk)['budget'])}"
+            row.append(str(summary(counts_of(record, problem, name, start=walk, target=target))))
         rows.append(row)
     return header, rows
 
@@ -281,16 +291,8 @@ def evolution(record: Mapping[str, Any]) -> dict[str, dict[str, dict[str, np.nda
 
 
 def _cell(record: Mapping[str, Any], problem: str, method: str, start: str | None) -> Mapping[str, Any]:
-    walk = start or STARTS.get(problem, ("",))[0]
-    found = [
-        run
-        for run in record["runs"]
-        if (run["problem"], run["start"]) == (problem, walk) and _matches(run["method"], method)
-    ]
+    key = f"{problem}/{start or STARTS.get(problem, ('',))[0]}/{method}"
+    found = [run for run in record["runs"] if run["key"] in (key, f"{key}/{run['budget']}")]
     if not found:
-        raise ValueError(f"the record has no {problem}/{walk}/{method}")
-    return dict(found[-1])  # of several lengths the longest, which is the last
-
-
-def _matches(given: str, wanted: str) -> bool:
-    return given == wanted or (wanted.endswith("/last-ten") and given.startswith(f"{wanted}/"))
+        raise ValueError(f"the record has no {key}")
+    return dict(found[0])

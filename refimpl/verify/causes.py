@@ -1,10 +1,13 @@
-"""What a wrong derivative looks like: a sign, a factor, a mean that is a sum."""
+"""What a wrong derivative looks like: a sign, a factor, a mean that is a sum. And what a wrong step looks like."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from refimpl.verify import dense_curveball
 
 
 def likely_cause(found: list[Any], wanted: list[Any], samples: int | None = None) -> str:
@@ -58,3 +61,40 @@ def _worst_entries(found: list[Any], wanted: list[Any]) -> str:
         listed = ", ".join(map(str, wrong[:5])) + (", …" if wrong.size > 5 else "")
         return f"no common factor: only the entries {listed} are wrong"
     return "no common factor: a term is missing or wrong"
+
+
+def likely_slip(call: str, missed: Sequence[tuple[Mapping[str, Any], Any]], error: Callable[[Any, Any], float]) -> str:
+    """A guess in words, from the golden vectors of ``call`` that were missed; empty where there is none.
+
+    A slip is named if the wrong answers are what it gives: all of them, so that few slips are left.
+
+    Parameters
+    ----------
+    call : what was computed. Something is known about ``"curveball_step"``, whose answer may also be z alone, and
+        ``"curveball_damping"``.
+    missed : pairs of the inputs of a vector and the wrong answer.
+    error : (answer, expected) -> relative error.
+    """
+    function, slips = _SLIPS.get(call, (None, {}))
+    return "; or ".join(
+        words for slip, words in slips.items() if all(_gives(function, slip, *m, error) for m in missed)
+    )
+
+
+_SLIPS: dict[str, tuple[Any, dict[str, str]]] = {
+    "curveball_step": (dense_curveball.step, dense_curveball.SLIPS),
+    "curveball_damping": (dense_curveball.damping_rule, dense_curveball.DAMPING_SLIPS),
+}
+
+
+def _gives(
+    function: Callable[..., Any], slip: str, inputs: Mapping[str, Any], answer: Any, error: Callable[[Any, Any], float]
+) -> bool:
+    # A division by zero here (z = 0 with a given beta, say) explains nothing.
+    with np.errstate(all="ignore"):
+        right, wrong = function(**inputs), function(**inputs, slip=slip)
+    if isinstance(answer, Mapping):
+        right, wrong = ({key: of[key] for key in answer if key in of} for of in (right, wrong))
+    elif isinstance(right, Mapping):
+        right, wrong = right["step"], wrong["step"]
+    return error(wrong, right) > 1e-3 and error(answer, wrong) < 1e-4

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from refimpl.arrays import Backend, get_backend, to_numpy
-from refimpl.verify import checks_methods, checks_problems, checks_series, checks_spectrum
+from refimpl.verify import checks_curveball, checks_methods, checks_problems, checks_series, checks_spectrum
+from refimpl.verify.causes import likely_slip
 
 SCHEMA = 1
 
 CALLS: dict[str, Callable[..., Any]] = {
     **checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS, **checks_series.CALLS,
+    **checks_curveball.CALLS,
 }  # fmt: skip
 """What a case may ask: its ``call`` -> a function of a backend and the case's inputs."""
 
@@ -40,7 +42,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"problems"``, ``"networks"`` or ``"series"``."""
+        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"series"``, ``"curveball"`` …"""
         return self.id.split("/")[0]
 
     def tolerance(self, dtype: str) -> float:
@@ -117,7 +119,8 @@ def check_implementation(call: str, function: Callable[..., Any], *, dtype: str 
     ValueError
         No case has this call.
     GoldenMismatch
-        An answer is outside its tolerance; the message names each such case.
+        An answer is outside its tolerance; the message names each such case, and for a step of CurveBall the likely
+        cause.
 
     >>> import numpy as np
     >>> outcomes = check_implementation("eigenvalues", lambda matrix: np.linalg.eigvalsh(matrix))
@@ -128,14 +131,18 @@ def check_implementation(call: str, function: Callable[..., Any], *, dtype: str 
     if not chosen:
         raise ValueError(f"no golden vector has the call {call!r}; choose one of {sorted({c.call for c in cases()})}")
     backend = get_backend("numpy", dtype)
-    outcomes = []
+    outcomes, missed = [], []
     for case in chosen:
         given = {key: backend.asarray(v) if isinstance(v, list) else v for key, v in case.inputs.items()}
-        error = relative_error(function(**given), case.expected)
-        outcomes.append(Outcome(case, "yours", error, case.tolerance(dtype)))
+        answer = function(**given)
+        outcomes.append(Outcome(case, "yours", relative_error(answer, case.expected), case.tolerance(dtype)))
+        if not outcomes[-1].passed:
+            missed.append((case.inputs, answer))
     wrong = [o for o in outcomes if not o.passed]
     if wrong:
         lines = [f"  {o.case.id}: relative error {o.error:.1e}, allowed {o.tolerance:.0e}" for o in wrong]
+        cause = likely_slip(call, missed, relative_error)
+        lines += [f"likely cause: {cause}"] if cause else []
         raise GoldenMismatch(f"{len(wrong)} of {len(outcomes)} golden vectors are missed:\n" + "\n".join(lines))
     return outcomes
 

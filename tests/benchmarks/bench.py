@@ -5,6 +5,7 @@
 2. What many runs in one program save against a loop over the runs. Fails only where nothing is saved at all on a toy;
    times depend on the machine and on who else uses it.
 3. How many vectors the series and Lanczos keep.
+4. What a step of CurveBall costs in gradients, and what the package adds to NumPy (curveball_bench.py).
 
 Times are the best of several repeats; the repeats of all variants are interleaved, so that a disturbance hits all. With
 one thread it is processor time, which other programs disturb least; with more (`make bench ARGS="--threads 1 2"`) it is
@@ -17,10 +18,11 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
+import curveball_bench
 import numpy as np
+from timing import race, torch_threads
 from tqdm import tqdm
 
 from refimpl import get_backend, minimize
@@ -34,6 +36,7 @@ from refimpl.problems.mlp import MLP
 from refimpl.problems.spectra import SpectralProblem, logarithmic
 from refimpl.problems.toy import Rosenbrock
 
+SECTIONS = ("products", "batches", "curveball")
 TARGETS = (1e-1, 1e-3, 1e-6)
 HIDDEN = (12,) * 7
 CHUNKS = (5, 10, 25, 50)
@@ -42,18 +45,24 @@ LIMIT = 400
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Products needed, runs in one program, memory.")
+    parser = argparse.ArgumentParser(description="Products needed, runs in one program, memory, CurveBall.")
     parser.add_argument("--seeds", type=int, default=5, help="draws of each spectrum (default 5)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each timing, at least 3 (default 5)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of Torch to time (default 1)")
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", default=SECTIONS, help="what to measure (default all)")
     chosen = parser.parse_args(arguments)
-    started = time.perf_counter()
-    drawn = {family: kernels.draws(family, chosen.seeds) for family, *_ in kernels.CASES}
-    products(drawn)
-    series_against_lanczos(drawn["spiked"])
-    memory()
-    networks(max(3, chosen.repeats), chosen.threads)
-    toy(max(3, chosen.repeats))
+    started, repeats = time.perf_counter(), max(3, chosen.repeats)
+    if "products" in chosen.only:
+        drawn = {family: kernels.draws(family, chosen.seeds) for family, *_ in kernels.CASES}
+        products(drawn)
+        series_against_lanczos(drawn["spiked"])
+        memory()
+    if "batches" in chosen.only:
+        networks(repeats, chosen.threads)
+        toy(repeats)
+    if "curveball" in chosen.only:
+        curveball_bench.steps_in_gradients(max(5, repeats))
+        curveball_bench.dispatch(3 * max(5, repeats))
     print(f"\nall in {time.perf_counter() - started:.0f} s")
 
 
@@ -132,7 +141,7 @@ def networks(repeats: int, thread_counts: Sequence[int] = (1,)) -> None:
         except ValueError as error:
             tqdm.write(f"{library} {dtype}: {error}")
             continue
-        with _threads(library, threads):
+        with torch_threads(library, threads):
             for line in _network_lines(energy_network(HIDDEN, dataset, backend=backend), backend, threads, repeats):
                 tqdm.write(line)
 
@@ -208,34 +217,6 @@ def toy(repeats: int, runs: int = 50, steps: int = 200) -> None:
     print(f"\nAdam on Rosenbrock, {runs} runs of {steps} steps, microseconds per run and step: ", end="")
     print(f"loop {per_step['loop']:.2f}, one batch {per_step['batch']:.2f}, ratio {ratio:.1f}")
     assert ratio > 3, f"{runs} runs in one batch should cost far less than a loop over them, got a ratio of {ratio:.2f}"
-
-
-def race(
-    jobs: Mapping[Any, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.process_time
-) -> dict[Any, float]:
-    """Seconds of each job, the best of ``repeats``; in each round every job has its turn."""
-    best = dict.fromkeys(jobs, float("inf"))
-    for _ in range(repeats):
-        for key, job in jobs.items():
-            begin = clock()
-            job()
-            best[key] = min(best[key], clock() - begin)
-    return best
-
-
-@contextmanager
-def _threads(library: str, count: int) -> Iterator[None]:
-    if library != "torch":
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":
