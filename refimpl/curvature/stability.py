@@ -19,10 +19,10 @@ Rule = Literal["curveball", "heavy-ball"]
 class FixedParameters(NamedTuple):
     """The best fixed parameters on a spectrum in [h_min, h_max].
 
-    Attributes
-    ----------
     momentum : rho.
+
     scaled_learning_rate : beta h_min.
+
     rate : the spectral radius, by which each iteration shrinks the error in the end.
     """
 

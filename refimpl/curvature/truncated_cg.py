@@ -13,13 +13,16 @@ Stopping = Literal["residual", "progress", "never"]
 class TruncatedSolution(NamedTuple):
     """What :func:`truncated_cg` found.
 
-    Attributes
-    ----------
     x : z, (..., n).
+
     residual : |g + A z|, (...).
+
     model : g·z + z·Az/2, (...).
+
     products : products made, one number: those of the run that went on longest.
+
     steps : CG steps of each run, (...).
+
     negative_curvature : whether a run met a direction with d·Ad <= 0, (...).
     """
 
