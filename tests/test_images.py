@@ -105,7 +105,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("REFIMPL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(datasets, "_download", refuse)
     monkeypatch.setattr(images, "registry", lambda: known)
-    monkeypatch.setattr(images, "_cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(images, "cache_folder", lambda: tmp_path / "cache")
     return make
 
 
@@ -187,7 +187,7 @@ def test_other_idx_files_are_refused(content, message, tmp_path):
 @pytest.mark.parametrize("form", ["mnist_10k", "mnist_10k_png"])
 def test_mnist_split_and_scale(form, folder):
     folder(form)
-    data = datasets.mnist_10k(3)
+    data = images.mnist_10k(3)
     order = np.random.default_rng(3).permutation(20)
     inputs = np.concatenate([data.train_inputs, data.test_inputs])
     np.testing.assert_array_equal(inputs, DIGITS[order].reshape(20, -1) / 255)
@@ -201,7 +201,7 @@ def test_mnist_split_and_scale(form, folder):
 @pytest.mark.parametrize("form", ["cifar10", "cifar10_jpeg"])
 def test_cifar_order_and_subsets(form, folder):
     folder(form)
-    whole, part = datasets.cifar10(5), datasets.cifar10(5, train_rows=7, test_rows=2)
+    whole, part = images.cifar10(5), images.cifar10(5, train_rows=7, test_rows=2)
     assert [len(p) for p in (whole.train_inputs, whole.val_inputs, whole.test_inputs)] == [20, 0, 10]
     assert whole.train_inputs.dtype == np.float32
     assert whole.train_inputs.shape[1] == 3072
@@ -221,18 +221,18 @@ def test_cifar_order_and_subsets(form, folder):
 def test_cifar_wrong_rows_are_refused(options, folder):
     folder("cifar10")
     with pytest.raises(ValueError, match=next(iter(options))):
-        datasets.cifar10(**options)
+        images.cifar10(**options)
 
 
 def test_published_files_are_preferred(folder):
     folder("mnist_10k", "mnist_10k_png")
-    assert "brightest" not in datasets.mnist_10k().note
+    assert "brightest" not in images.mnist_10k().note
 
 
 def test_half_of_the_published_files_is_not_enough(folder):
     place = folder("mnist_10k", "mnist_10k_png")
     (place / "data" / NAMES["mnist_10k"][1]).unlink()
-    assert "brightest" in datasets.mnist_10k().note
+    assert "brightest" in images.mnist_10k().note
 
 
 @pytest.mark.parametrize(("loader", "form"), [("mnist_10k", "mnist_10k_png"), ("cifar10", "cifar10_jpeg")])
@@ -240,7 +240,7 @@ def test_a_changed_archive_is_refused(loader, form, folder):
     path = folder(form) / "data" / NAMES[form][0]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="is not the published file: its SHA-256"):
-        getattr(datasets, loader)()
+        getattr(images, loader)()
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_a_changed_archive_is_refused(loader, form, folder):
 def test_without_files_and_network(loader, missing, stand_in, folder):
     folder()
     with pytest.raises(DatasetUnavailable, match=missing):
-        getattr(datasets, loader)()
-    data, note = getattr(datasets, f"{loader}_or_fallback")()
+        getattr(images, loader)()
+    data, note = getattr(images, f"{loader}_or_fallback")()
     assert data.name == stand_in
     assert "stands in for" in data.note
     assert "not available here" in note
@@ -267,9 +267,9 @@ def test_without_files_and_network(loader, missing, stand_in, folder):
 
 def test_with_files_the_fallback_is_not_taken(folder):
     folder("mnist_10k_png", "cifar10")
-    data, note = datasets.mnist_10k_or_fallback(1)
+    data, note = images.mnist_10k_or_fallback(1)
     assert (data.name, note) == ("mnist_10k", "")
-    data, note = datasets.cifar10_or_fallback(1, 5, 4)
+    data, note = images.cifar10_or_fallback(1, 5, 4)
     assert (data.name, len(data.train_inputs), len(data.test_inputs), note) == ("cifar10", 5, 4, "")
 
 
@@ -283,7 +283,7 @@ def test_published_files_come_by_download(folder, monkeypatch):
 
     monkeypatch.delenv("REFIMPL_DATA")
     monkeypatch.setattr(datasets, "_download", download)
-    assert len(datasets.mnist_10k().train_inputs) == 16
+    assert len(images.mnist_10k().train_inputs) == 16
     assert asked == [entry["url"] for entry in datasets.registry()["mnist_10k"]["files"]]
 
 
@@ -291,7 +291,7 @@ def test_without_pillow_the_reason_is_named(folder, monkeypatch):
     folder("mnist_10k_png")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DatasetUnavailable, match="pip install pillow"):
-        datasets.mnist_10k()
+        images.mnist_10k()
 
 
 def test_no_other_names_are_promised():
@@ -304,32 +304,32 @@ def test_no_other_names_are_promised():
 
 def test_pictures_are_decoded_once(folder, monkeypatch):
     place = folder("cifar10")
-    first = datasets.cifar10()
+    first = images.cifar10()
     monkeypatch.setattr(images, "read_cifar_binary", lambda path: pytest.fail("decoded again"))
-    np.testing.assert_array_equal(datasets.cifar10().train_inputs, first.train_inputs)
+    np.testing.assert_array_equal(images.cifar10().train_inputs, first.train_inputs)
     kept = list((place / "cache" / "decoded").iterdir())
     assert [path.suffix for path in kept] == [".npz"]  # and no scratch file
 
 
 def test_the_cache_belongs_to_one_file(folder, monkeypatch):
     folder("mnist_10k_png")
-    first = datasets.mnist_10k()
+    first = images.mnist_10k()
     monkeypatch.setattr(sys.modules[__name__], "DIGITS", 255 - DIGITS)
     folder("mnist_10k_png")  # another archive at the same place, with another checksum
-    np.testing.assert_allclose(datasets.mnist_10k().train_inputs, 1 - first.train_inputs, atol=1e-12)
+    np.testing.assert_allclose(images.mnist_10k().train_inputs, 1 - first.train_inputs, atol=1e-12)
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "other"])
 def test_a_damaged_cache_is_replaced(damage, folder):
     place = folder("mnist_10k_png")
-    first = datasets.mnist_10k()
+    first = images.mnist_10k()
     (kept,) = (place / "cache" / "decoded").iterdir()
     whole = kept.read_bytes()
     if damage == "other":
         np.savez(kept, something=np.zeros(2), more=np.zeros(2))
     else:
         kept.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-    np.testing.assert_array_equal(datasets.mnist_10k().train_inputs, first.train_inputs)
+    np.testing.assert_array_equal(images.mnist_10k().train_inputs, first.train_inputs)
     with np.load(kept) as again:
         assert set(again.files) == {"pixels0", "labels0"}
 
@@ -344,15 +344,15 @@ def test_a_process_killed_while_writing_leaves_no_cache(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(images.np, "savez", dies)
         with pytest.raises(KeyboardInterrupt):
-            datasets.mnist_10k()
+            images.mnist_10k()
     assert all(path.name.startswith(".") for path in (place / "cache" / "decoded").iterdir())
-    assert len(datasets.mnist_10k().train_inputs) == 16
+    assert len(images.mnist_10k().train_inputs) == 16
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):
     place = folder("mnist_10k_png")
     (place / "cache").write_text("a file where the folder should be")
-    assert len(datasets.mnist_10k().train_inputs) == 16
+    assert len(images.mnist_10k().train_inputs) == 16
 
 
 # -- the real files ---------------------------------------------------------------------------------------------------
@@ -370,16 +370,16 @@ def test_png_copy_has_the_published_labels_in_the_published_order():
 
 @with_file("mnist_10k_png")
 def test_mnist_has_the_promised_rows():
-    data = datasets.mnist_10k()
+    data = images.mnist_10k()
     assert (data.train_inputs.shape, data.test_inputs.shape) == ((8000, 784), (2000, 784))
     assert set(data.train_targets) == set(range(10))
-    assert not np.array_equal(data.train_targets, datasets.mnist_10k(1).train_targets)
+    assert not np.array_equal(data.train_targets, images.mnist_10k(1).train_targets)
 
 
 @with_file("cifar10_jpeg")
 @pytest.mark.slow
 def test_cifar_has_the_published_counts():
-    data = datasets.cifar10()
+    data = images.cifar10()
     assert (data.train_inputs.shape, data.test_inputs.shape) == ((50000, 3072), (10000, 3072))
     assert np.bincount(data.train_targets).tolist() == [5000] * 10
     assert np.bincount(data.test_targets).tolist() == [1000] * 10

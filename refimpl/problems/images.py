@@ -24,15 +24,15 @@ from refimpl.arrays import check_count
 from refimpl.problems.datasets import (
     Dataset,
     DatasetUnavailable,
-    _cache_folder,
-    _fetch,
-    _local,
-    _or_fallback,
-    _permutation,
-    _split,
+    cache_folder,
     digits,
+    fetch,
+    local_file,
     mnist1d,
+    or_fallback,
+    permutation,
     registry,
+    split_rows,
 )
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -67,9 +67,9 @@ def mnist_10k(split_seed: int = 0) -> Dataset:
     read = read_digit_archive if name == "mnist_10k_png" else read_idx
     (found,) = _decoded(name, files, lambda: (read(*files),))
     rows = len(found.labels)
-    return _split(
+    return split_rows(
         "mnist_10k", found.pixels.reshape(rows, -1) / 255.0, found.labels,
-        sizes=(rows * 4 // 5, 0, rows - rows * 4 // 5), order=_permutation(rows, split_seed),
+        sizes=(rows * 4 // 5, 0, rows - rows * 4 // 5), order=permutation(rows, split_seed),
         classes=10, image_shape=found.pixels.shape[1:], **_about(name, "own seeded split; pixels divided by 255"),
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def cifar10(split_seed: int = 0, train_rows: int | None = None, test_rows: int |
         rows = len(found.labels)
         if wanted is not None and check_count(f"{role}_rows", wanted) > rows:
             raise ValueError(f"{role}_rows must be at most {rows}, got {wanted}")
-        chosen = _permutation(rows, split_seed)[:wanted]
+        chosen = permutation(rows, split_seed)[:wanted]
         parts += [found.pixels[chosen].reshape(len(chosen), -1) / np.float32(255), found.labels[chosen]]
     note = "own seeded order; pixels divided by 255"
     return Dataset(
@@ -108,7 +108,7 @@ def cifar10(split_seed: int = 0, train_rows: int | None = None, test_rows: int |
 
 def mnist_10k_or_fallback(split_seed: int = 0) -> tuple[Dataset, str]:
     """The 10,000 MNIST images or, where they cannot be had, MNIST-1D; and a sentence saying so, else empty."""
-    return _or_fallback("MNIST", lambda: mnist_10k(split_seed), lambda: mnist1d(split_seed), "MNIST-1D (4000 signals)")
+    return or_fallback("MNIST", lambda: mnist_10k(split_seed), lambda: mnist1d(split_seed), "MNIST-1D (4000 signals)")
 
 
 def cifar10_or_fallback(
@@ -116,7 +116,7 @@ def cifar10_or_fallback(
 ) -> tuple[Dataset, str]:
     """CIFAR-10 or, where it cannot be had, all of scikit-learn's digits; and a sentence saying so, else empty."""
     wanted = lambda: cifar10(split_seed, train_rows, test_rows)  # noqa: E731
-    return _or_fallback("CIFAR-10", wanted, lambda: digits(split_seed), "digits of 8 x 8 pixels (1197 images)")
+    return or_fallback("CIFAR-10", wanted, lambda: digits(split_seed), "digits of 8 x 8 pixels (1197 images)")
 
 
 def read_digit_archive(path: Path) -> Pictures:
@@ -221,18 +221,18 @@ def cached(path: Path, decode: Callable[[], tuple[Pictures, ...]]) -> tuple[Pict
 def _published_or_packed(published: str, packed: str) -> tuple[str, list[Path]]:
     """The published files, unless ``REFIMPL_DATA`` has only the archive of single pictures; and which of the two."""
     known = registry()
-    found = [_local(file) for file in known[published]["files"]]
+    found = [local_file(file) for file in known[published]["files"]]
     if None in found:
-        archive = _local(known[packed]["files"][0])
+        archive = local_file(known[packed]["files"][0])
         if archive is not None:
             return packed, [archive]
-    return published, [there or _fetch(file) for there, file in zip(found, known[published]["files"], strict=True)]
+    return published, [there or fetch(file) for there, file in zip(found, known[published]["files"], strict=True)]
 
 
 def _decoded(name: str, files: list[Path], decode: Callable[[], tuple[Pictures, ...]]) -> tuple[Pictures, ...]:
     digest = registry()[name]["files"][0]["sha256"]
     try:
-        return cached(_cache_folder() / "decoded" / f"{name}-{digest[:16]}.npz", decode)
+        return cached(cache_folder() / "decoded" / f"{name}-{digest[:16]}.npz", decode)
     except ImportError as error:
         raise DatasetUnavailable(f"{files[0].name} holds pictures; to read them: pip install pillow") from error
 
