@@ -213,20 +213,14 @@ def dot(a: Array, b: Array) -> Array:
     return namespace(a, b).sum(a * b, axis=-1)
 
 
-def wide_dot(a: Array, b: Array) -> Array:
-    """Inner product over the last axis, (..., n), (..., n) -> (...), in float64 where the device has it.
+def widened(a: Array) -> Array:
+    """``a`` in float64, or as it is where it is float64 already or its device has no float64.
 
-    For the few numbers that decide a step: a float32 sum of n products loses what their differences need.
+    For the few sums that decide a step: a float32 sum of n products loses what their differences need.
 
-    >>> import numpy as np
-    >>> wide_dot(np.ones(3, dtype=np.float32), np.ones(3, dtype=np.float32)).dtype
+    >>> widened(np.ones(3, dtype=np.float32)).dtype
     dtype('float64')
     """
-    return dot(widened(a), widened(b))
-
-
-def widened(a: Array) -> Array:
-    """``a`` in float64, or as it is where it is float64 already or its device has no float64."""
     if dtype_name(a.dtype) == "float64":
         return a
     backend = backend_of(a)

@@ -5,10 +5,11 @@ steps; NumPy's quantiles on curves typed here; a study that was not interrupted 
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from experiment_cases import Interrupting
 
 from refimpl import minimize
 from refimpl.arrays import as_generator
@@ -268,17 +269,8 @@ def test_looks_hold_both_ends():
 
 
 @dataclass(frozen=True)
-class Interrupted(MnistMLP):
-    """The study, which remembers its jobs and raises at one of them."""
-
-    stop: str = ""
-    ran: list = field(default_factory=list)
-
-    def run_job(self, job, settings, device):
-        if job == self.stop:
-            raise RuntimeError("stopped")
-        self.ran.append(job)
-        return super().run_job(job, settings, device)
+class Interrupted(Interrupting, MnistMLP):
+    """The study, which can be stopped."""
 
 
 def without_clock(record):

@@ -5,10 +5,11 @@ Oracles: the rule of the paper's appendix counted over many draws; the network w
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from experiment_cases import Interrupting
 from scipy import stats
 
 torch = pytest.importorskip("torch")
@@ -112,17 +113,8 @@ def test_malformed_networks_are_refused(architecture, options, message):
 
 
 @dataclass(frozen=True)
-class Interrupted(RandomArchitectures):
-    """The study, which remembers its jobs and raises at one of them."""
-
-    stop: str = ""
-    ran: list = field(default_factory=list)
-
-    def run_job(self, job, settings, device):
-        if job == self.stop:
-            raise RuntimeError("stopped")
-        self.ran.append(job)
-        return super().run_job(job, settings, device)
+class Interrupted(Interrupting, RandomArchitectures):
+    """The study, which can be stopped."""
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -5,11 +5,12 @@ the paper's table typed once more from the print; a study that was not interrupt
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from experiment_cases import Interrupting
 
 torch = pytest.importorskip("torch")
 
@@ -255,17 +256,8 @@ def test_full_scale_refuses_stand_ins(without_photographs):
 
 
 @dataclass(frozen=True)
-class Interrupted(SmallConvnets):
-    """The study, which remembers its jobs and raises at one of them."""
-
-    stop: str = ""
-    ran: list = field(default_factory=list)
-
-    def run_job(self, job, settings, device):
-        if job == self.stop:
-            raise RuntimeError("stopped")
-        self.ran.append(job)
-        return super().run_job(job, settings, device)
+class Interrupted(Interrupting, SmallConvnets):
+    """The study, which can be stopped."""
 
 
 def test_smoke_record_and_how_it_is_continued(without_photographs, tmp_path, capsys):

@@ -6,11 +6,12 @@ two; a run that was not interrupted for one that was.
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_cases import Interrupting
 
 from refimpl import minimize
 from refimpl.arrays import as_generator
@@ -172,17 +173,8 @@ def test_starting_places_are_those_of_the_seeds():
 
 
 @dataclass(frozen=True)
-class Interrupted(UciEnergy):
-    """The study, which remembers its jobs and raises at one of them."""
-
-    stop: str = ""
-    ran: list = field(default_factory=list)
-
-    def run_job(self, job, settings, device):
-        if job == self.stop:
-            raise RuntimeError("stopped")
-        self.ran.append(job)
-        return super().run_job(job, settings, device)
+class Interrupted(Interrupting, UciEnergy):
+    """The study, which can be stopped."""
 
 
 def small(**options):

@@ -67,7 +67,8 @@ class CurveBall:
     -----
     With beta and rho free, the step is the minimizer of the model g·s + s·(G + lam I)s/2 over the plane of z and
     dz = (G + lam I) z + g. In two dimensions that is all of space: the Levenberg step. It is a descent direction
-    wherever it is not zero, since g·s = -s·(G + lam I)s. Degenerate planes: :func:`~refimpl.curvature.plane_minimizer`.
+    wherever it is not zero, since g·s = -s·(G + lam I)s. Degenerate planes: see
+    :func:`~refimpl.curvature.plane.plane_minimizer`.
     A beta or rho that is not finite counts as zero.
 
     lam falls by ``omega`` where the actual change is more than 3/2 of the predicted one, rises where it is less than
