@@ -11,7 +11,8 @@ import scipy.sparse.linalg
 from golden_vectors import golden
 
 from refimpl.arrays import device_of, dtype_name, machine_epsilon, to_numpy
-from refimpl.curvature.krylov import conjugate_gradients, lanczos, minres, multi_shift_cg
+from refimpl.curvature.krylov import lanczos
+from refimpl.curvature.linear_systems import conjugate_gradients, minres, multi_shift_cg
 
 SERIES = golden("series")
 H, G = np.array(SERIES["problem"]["H"]), np.array(SERIES["problem"]["g"])

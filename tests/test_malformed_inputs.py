@@ -13,7 +13,8 @@ from refimpl import get_backend, minimize
 from refimpl.arrays import as_generator, backend_of, check_count, namespace
 from refimpl.curvature.acceleration import accelerate, accelerator
 from refimpl.curvature.inverse_abs import chebyshev_coefficients, inverse_abs_apply, inverse_root_quadrature
-from refimpl.curvature.krylov import conjugate_gradients, lanczos, minres, multi_shift_cg
+from refimpl.curvature.krylov import lanczos
+from refimpl.curvature.linear_systems import conjugate_gradients, minres, multi_shift_cg
 from refimpl.curvature.scale import frobenius_scale, lanczos_scale, power_scale, rayleigh_quotients, trace_scale
 from refimpl.curvature.series import coefficients, sum_series
 from refimpl.curvature.spectrum import absolute, apply_inverse_abs

@@ -27,7 +27,8 @@ from scipy import special
 
 from refimpl.arrays import Array, backend_of, check_count, check_positive, namespace
 from refimpl.curvature.acceleration import AcceleratorName, rows_needed
-from refimpl.curvature.krylov import Lanczos, lanczos, multi_shift_cg
+from refimpl.curvature.krylov import Lanczos, lanczos
+from refimpl.curvature.linear_systems import multi_shift_cg
 from refimpl.curvature.operators import (
     CountingMatvec,
     Matvec,

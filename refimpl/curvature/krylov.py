@@ -1,15 +1,18 @@
-"""Krylov methods for a symmetric H known through products: Lanczos, CG, multi-shift CG, MINRES.
+"""Orthonormal bases of Krylov spaces for an H known through products: Lanczos and Arnoldi.
 
-All take leading axes (..., n): many systems in one program, each with its own coefficients. A run whose Krylov space
+Both take leading axes (..., n): many spaces in one program, each with its own coefficients. A run whose Krylov space
 is exhausted stands still while the others go on; the loops end when all runs have.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
 
-from refimpl.arrays import Array, backend_of, check_count, check_positive, dot, machine_epsilon, namespace, norm
-from refimpl.curvature.operators import CountingMatvec, Matvec, check_vector
+from refimpl.arrays import Array, backend_of, check_count, dot, machine_epsilon, namespace, norm
+from refimpl.curvature.operators import Matvec, check_vector
+
+Orthogonalization = Literal["twice", "classical", "modified"]
 
 
 class Lanczos(NamedTuple):
@@ -30,6 +33,10 @@ class Lanczos(NamedTuple):
         """T = Q H Q^T, (..., m, m)."""
         return self.extended()[..., :-1, :]
 
+    def projected(self) -> Array:
+        """The same, under the name that both bases share, (..., m, m)."""
+        return self.tridiagonal()
+
     def extended(self) -> Array:
         """T with one more row, (..., m + 1, m): H Q^T = Q_{m+1}^T T."""
         xp, (*batch, m) = namespace(self.alpha), self.alpha.shape
@@ -43,19 +50,61 @@ class Lanczos(NamedTuple):
 
     def combine(self, weights: Array) -> Array:
         """sum_j weights_j q_j: (..., m) -> (..., n)."""
-        xp = namespace(weights)
-        return xp.matmul(xp.matrix_transpose(self.basis), weights[..., None])[..., 0]
+        return _combined(self.basis, weights)
 
 
-class Solution(NamedTuple):
-    """``x`` (..., n), or (shifts, ..., n); ``residual`` |b - A x| as the recursion knows it (...); products spent."""
+class Arnoldi(NamedTuple):
+    """An orthonormal basis of the Krylov space of (H, g) and H in that basis, H not taken to be symmetric.
 
-    x: Array
-    residual: Array
+    basis : (..., m, n), row j is q_j; rows past the end of an exhausted space are zero.
+
+    hessenberg : (..., m + 1, m), the coefficients with H Q^T = Q_{m+1}^T hessenberg; zero below the first subdiagonal.
+
+    start_norm : |g|, (...).
+
+    products : Hessian products spent, m unless all runs ended early.
+    """
+
+    basis: Array
+    hessenberg: Array
+    start_norm: Array
     products: int
 
+    def projected(self) -> Array:
+        """Q H Q^T, (..., m, m)."""
+        return self.hessenberg[..., :-1, :]
 
-def lanczos(matvec: Matvec, start: Array, steps: int, *, reorthogonalize: bool = True, checked: bool = True) -> Lanczos:
+    def extended(self) -> Array:
+        """Q_{m+1} H Q^T, (..., m + 1, m)."""
+        return self.hessenberg
+
+    def combine(self, weights: Array) -> Array:
+        """sum_j weights_j q_j: (..., m) -> (..., n)."""
+        return _combined(self.basis, weights)
+
+
+def orthogonality_loss(basis: Array) -> Array:
+    """The largest entry of |Q Q^T - I| for rows q_j, (..., m, n) -> (...): 0 in exact arithmetic, 1 when all is lost.
+
+    Rows of zeros, past the end of an exhausted space, are left out.
+    """
+    xp = namespace(basis)
+    gram = xp.matmul(basis, xp.matrix_transpose(basis))
+    there = xp.any(basis != 0, axis=-1)
+    identity = xp.eye(basis.shape[-2], dtype=basis.dtype, device=backend_of(basis).device)
+    gap = xp.abs(gram - xp.where(there[..., None], identity, xp.zeros_like(identity)))
+    return xp.max(xp.max(gap, axis=-1), axis=-1)
+
+
+def lanczos(
+    matvec: Matvec,
+    start: Array,
+    steps: int,
+    *,
+    reorthogonalize: bool = True,
+    checked: bool = True,
+    enough: Callable[[Lanczos], bool] | None = None,
+) -> Lanczos:
     """m steps of the Lanczos process with two full reorthogonalizations against all earlier vectors.
 
     Parameters
@@ -66,6 +115,7 @@ def lanczos(matvec: Matvec, start: Array, steps: int, *, reorthogonalize: bool =
     reorthogonalize : False shows what rounding does to the plain three-term recurrence (chapter 10).
     checked : False skips the checks at the door and never reads back whether all runs have ended, so all m products
         are spent.
+    enough : asked after each product with the space so far; True ends the process there, with fewer rows.
 
     Raises
     ------
@@ -87,7 +137,7 @@ def lanczos(matvec: Matvec, start: Array, steps: int, *, reorthogonalize: bool =
     batch = tuple(start.shape[:-1])
     basis = xp.zeros((*batch, m, n), dtype=start.dtype, device=place.device)
     start_norm = norm(start)
-    q, alive = _normalized(start, start_norm), start_norm > 0
+    q, alive = normalized(start, start_norm), start_norm > 0
     size = xp.zeros_like(start_norm)
     alphas: list[Array] = []
     betas: list[Array] = []
@@ -111,158 +161,96 @@ def lanczos(matvec: Matvec, start: Array, steps: int, *, reorthogonalize: bool =
         size = xp.maximum(size, xp.maximum(xp.abs(alpha), beta))
         alive = alive & (beta > 100 * machine_epsilon(beta) * size) & (j + 1 < n)
         beta = xp.where(alive, beta, xp.zeros_like(beta))
-        before, q = q, _normalized(w, beta)
+        before, q = q, normalized(w, beta)
         alphas.append(alpha)
         betas.append(beta)
+        if enough is not None:
+            known = basis[..., : j + 1, :]
+            space = Lanczos(known, xp.stack(alphas, axis=-1), xp.stack(betas, axis=-1), start_norm, products)
+            if enough(space):
+                return space
     return Lanczos(basis, xp.stack(alphas, axis=-1), xp.stack(betas, axis=-1), start_norm, products)
 
 
-def conjugate_gradients(matvec: Matvec, right: Array, *, steps: int, tolerance: float = 0.0) -> Solution:
-    """Solves A x = b for a positive definite A from x = 0.
-
-    Stops after ``steps`` products or when every run has |b - A x| <= tolerance |b|. A run that meets a direction with
-    d·Ad <= 0 (A is not positive definite) keeps the x it has.
-
-    Raises a ValueError for a ``right`` that is not a finite floating array, ``steps`` below 1, a negative tolerance.
-
-    Cost: one product per step. Memory: 4 vectors. Source: Hestenes & Stiefel (1952).
-    """
-    zero_shift = namespace(right).zeros((1,), dtype=right.dtype, device=backend_of(right).device)
-    found = multi_shift_cg(matvec, right, zero_shift, steps=steps, tolerance=tolerance)
-    return Solution(found.x[0, ...], found.residual, found.products)
-
-
-def multi_shift_cg(matvec: Matvec, right: Array, shifts: Array, *, steps: int, tolerance: float = 0.0) -> Solution:
-    """Solves (A + t_j I) x_j = b for all shifts t_j >= 0 at once, in the one Krylov space they share.
+def arnoldi(
+    matvec: Matvec,
+    start: Array,
+    steps: int,
+    *,
+    orthogonalization: Orthogonalization = "twice",
+    checked: bool = True,
+) -> Arnoldi:
+    """m steps of the Arnoldi process: every new vector is orthogonalized against all before it.
 
     Parameters
     ----------
-    matvec : v -> A v, (..., n) -> (..., n), A positive semi-definite.
-    right : b, (..., n).
-    shifts : t, (J,), each at least zero.
-    steps, tolerance : as in :func:`conjugate_gradients`; the residual is that of the smallest shift, the slowest.
-
-    Returns
-    -------
-    Solution
-        ``x`` of shape (J, ..., n).
+    matvec, start, steps, checked : as in :func:`lanczos`, but the matrix need not be symmetric.
+    orthogonalization : ``"twice"``, two passes of classical Gram–Schmidt; ``"classical"``, one pass, as the thesis
+        prints it; ``"modified"``, one vector after the other.
 
     Raises
     ------
     ValueError
-        As :func:`conjugate_gradients`; shifts that are not (J,), negative or not finite.
+        As :func:`lanczos`; an unknown orthogonalization.
 
     Notes
     -----
-    Cost: one product per step, whatever J. Memory: 2J + 3 vectors. The shifted residuals stay multiples zeta_j r of the
-    residual of the seed (the smallest shift), so each shift costs vector updates only.
+    For a symmetric H the entries above the first superdiagonal are rounding errors, and basis and matrix are those of
+    :func:`lanczos`. Cost: m products and O(m^2 n). Memory: m vectors. A run ends where the remainder is at most
+    100 eps times the largest entry so far.
 
-    Source: Frommer & Maass (1999); Jegerlehner (1996), with the smallest shift as seed.
+    Source: Arnoldi (1951); KryBall thesis, eq. 2.35–2.37 and Algorithm 2, which has no test for an exhausted space.
+
+    >>> import numpy as np
+    >>> space = arnoldi(lambda v: v * np.asarray([1.0, 2.0, 3.0]), np.ones(3), 2)
+    >>> space.projected().round(3).tolist()
+    [[2.0, 0.816], [0.816, 2.0]]
     """
-    check_vector("right", right)
-    check_vector("shifts", shifts)
-    check_count("steps", steps)
-    check_positive("tolerance", tolerance, zero_allowed=True)
-    xp = namespace(right)
-    if shifts.ndim != 1 or bool(xp.any(shifts < 0)):
-        raise ValueError(f"shifts must be (J,) and at least zero, got {shifts!r}")
-    count, batch = shifts.shape[0], right.ndim - 1
-    seed = xp.min(shifts)
-    relative = xp.reshape(shifts - seed, (count, *(1,) * batch))
-    r = right
-    d, rr = r, dot(r, r)
-    x = xp.zeros((count, *right.shape), dtype=right.dtype, device=backend_of(right).device)
-    directions = x + right
-    one = xp.ones_like(rr)
-    zeta = xp.zeros_like(relative * rr) + one
-    zeta_before, step_before, factor_before = zeta, one, xp.zeros_like(rr)
-    # Below rounding the residual says nothing.
-    target = (max(tolerance, machine_epsilon(right)) * norm(right)) ** 2
-    counting = CountingMatvec(matvec)
-    for _ in range(steps):
-        alive = rr > target
-        if not bool(xp.any(alive)):
+    if checked:
+        check_vector("start", start)
+        check_count("steps", steps)
+    if orthogonalization not in get_args(Orthogonalization):
+        raise ValueError(
+            f"unknown orthogonalization {orthogonalization!r}; choose one of {list(get_args(Orthogonalization))}"
+        )
+    xp, place, (*batch, n) = namespace(start), backend_of(start), start.shape
+    m = min(steps, n)
+    basis = xp.zeros((*batch, m, n), dtype=start.dtype, device=place.device)
+    hessenberg = xp.zeros((*batch, m + 1, m), dtype=start.dtype, device=place.device)
+    start_norm = norm(start)
+    q, alive = normalized(start, start_norm), start_norm > 0
+    size, products = xp.zeros_like(start_norm), 0
+    for j in range(m):
+        if checked and j > 0 and not bool(xp.any(alive)):
             break
-        a_d = counting(d) + seed * d
-        curvature = dot(d, a_d)
-        alive = alive & (curvature > 0)
-        step = xp.where(alive, rr / xp.where(alive, curvature, one), xp.zeros_like(rr))
-        # zeta_j of the next residual, by the three-term recurrence of the Lanczos polynomials.
-        below = step * factor_before * (zeta_before - zeta) + zeta_before * step_before * (1.0 + step * relative)
-        above = zeta * zeta_before * step_before
-        safe = xp.where(below == 0, xp.ones_like(below), below)
-        ratio = xp.where(below == 0, xp.zeros_like(below), above / safe)
-        zeta_next = xp.where(alive, ratio, zeta)
-        shifted_step = step * _quotient(zeta_next, zeta)
-        x = x + shifted_step[..., None] * directions
-        r_next = r - step[..., None] * a_d
-        rr_next = xp.where(alive, dot(r_next, r_next), rr)
-        factor = xp.where(alive, rr_next / xp.where(alive, rr, one), xp.zeros_like(rr))
-        shifted_factor = factor * _quotient(zeta_next, zeta) ** 2
-        r = xp.where(alive[..., None], r_next, r)
-        d = r + factor[..., None] * d
-        directions = zeta_next[..., None] * r + shifted_factor[..., None] * directions
-        zeta_before, zeta, rr = zeta, zeta_next, xp.where(alive, rr_next, target * 0)
-        step_before, factor_before = xp.where(alive, step, one), factor
-    return Solution(x, norm(r), counting.products)
+        basis[..., j, :] = q
+        w = matvec(q)
+        products += 1
+        coefficients = xp.zeros((*batch, j + 1), dtype=start.dtype, device=place.device)
+        groups = [slice(i, i + 1) for i in range(j + 1)] if orthogonalization == "modified" else [slice(0, j + 1)]
+        for group in 2 * groups if orthogonalization == "twice" else groups:
+            known = basis[..., group, :]
+            along = xp.matmul(known, w[..., None])[..., 0]
+            w = w - _combined(known, along)
+            coefficients[..., group] += along
+        hessenberg[..., : j + 1, j] = coefficients
+        beta = norm(w)
+        size = xp.maximum(size, xp.maximum(xp.max(xp.abs(coefficients), axis=-1), beta))
+        alive = alive & (beta > 100 * machine_epsilon(beta) * size) & (j + 1 < n)
+        beta = xp.where(alive, beta, xp.zeros_like(beta))
+        hessenberg[..., j + 1, j] = beta
+        q = normalized(w, beta)
+    return Arnoldi(basis, hessenberg, start_norm, products)
 
 
-def minres(matvec: Matvec, right: Array, *, steps: int, tolerance: float = 0.0) -> Solution:
-    """Solves A x = b for a symmetric, possibly indefinite A from x = 0: least |b - A x| in the Krylov space.
-
-    Parameters and errors as in :func:`conjugate_gradients`. The residual never grows. For a singular A with b
-    outside its range, stop early: once the Krylov space is exhausted, x may be huge.
-
-    Cost: one product per step. Memory: 7 vectors. Without reorthogonalization. Source: Paige & Saunders (1975).
-    """
-    check_vector("right", right)
-    check_count("steps", steps)
-    check_positive("tolerance", tolerance, zero_allowed=True)
-    xp = namespace(right)
-    counting = CountingMatvec(matvec)
-    size = norm(right)
-    zero, zeros = xp.zeros_like(size), xp.zeros_like(right)
-    q, before, beta = _normalized(right, size), zeros, zero
-    x, w, w_before = zeros, zeros, zeros
-    # The QR factorization of T by Givens rotations: two rotations act on each new column.
-    cosine, sine, cosine_before, sine_before = -xp.ones_like(size), zero, -xp.ones_like(size), zero
-    residual, alive = size, size > 0
-    scale = zero
-    for _ in range(steps):
-        if not bool(xp.any(alive & (residual > tolerance * size))):
-            break
-        v = counting(q)
-        alpha = dot(q, v)
-        v = v - alpha[..., None] * q - beta[..., None] * before
-        beta_next = norm(v)
-        scale = xp.maximum(scale, xp.maximum(xp.abs(alpha), beta_next))
-        # Column of T: (0 … 0, beta, alpha, beta_next). Rotate its first two entries with the two last rotations.
-        top = sine_before * beta
-        middle = -cosine_before * beta
-        above = cosine * middle + sine * alpha
-        diagonal = sine * middle - cosine * alpha
-        length = norm(xp.stack([diagonal, beta_next], axis=-1))
-        usable = alive & (length > 0)
-        safe = xp.where(usable, length, xp.ones_like(length))
-        cosine_next, sine_next = diagonal / safe, beta_next / safe
-        w_next = (q - above[..., None] * w - top[..., None] * w_before) / safe[..., None]
-        x = xp.where(usable[..., None], x + (cosine_next * residual)[..., None] * w_next, x)
-        residual = xp.where(usable, sine_next * residual, residual)
-        w_before, w = w, xp.where(usable[..., None], w_next, zeros)
-        cosine_before, sine_before, cosine, sine = cosine, sine, cosine_next, sine_next
-        alive = usable & (beta_next > 100 * machine_epsilon(beta_next) * scale)
-        before, q, beta = q, _normalized(v, xp.where(alive, beta_next, zero)), beta_next
-    return Solution(x, xp.abs(residual), counting.products)
+def _combined(basis: Array, weights: Array) -> Array:
+    # sum_j weights_j q_j: (..., m, n), (..., m) -> (..., n).
+    xp = namespace(weights)
+    return xp.matmul(xp.matrix_transpose(basis), weights[..., None])[..., 0]
 
 
-def _normalized(vector: Array, length: Array) -> Array:
+def normalized(vector: Array, length: Array) -> Array:
     # vector / length, and zero where the length is zero.
     xp = namespace(vector)
     usable = (length > 0)[..., None]
     return xp.where(usable, vector / xp.where(usable, length[..., None], xp.ones_like(vector)), xp.zeros_like(vector))
-
-
-def _quotient(above: Array, below: Any) -> Array:
-    xp = namespace(above)
-    usable = below != 0
-    return xp.where(usable, above / xp.where(usable, below, xp.ones_like(below)), xp.zeros_like(above))

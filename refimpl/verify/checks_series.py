@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from refimpl.arrays import Array, Backend
-from refimpl.curvature import acceleration, krylov, scale, series
+from refimpl.curvature import acceleration, krylov, linear_systems, scale, series
 from refimpl.curvature.inverse_abs import inverse_root_quadrature, lanczos_function, lanczos_sv_function
 from refimpl.curvature.operators import Matvec
 
@@ -50,13 +50,13 @@ def lanczos_sv_direction(backend: Backend, *, matrix: Any, gradient: Any, steps:
 
 def minres(backend: Backend, *, matrix: Any, right: Any, steps: int) -> Array:
     """The solution after ``steps`` products, (n,)."""
-    return krylov.minres(_product(backend, matrix), backend.asarray(right), steps=steps).x
+    return linear_systems.minres(_product(backend, matrix), backend.asarray(right), steps=steps).x
 
 
 def multi_shift_cg(backend: Backend, *, matrix: Any, right: Any, shifts: Any, steps: int) -> Array:
     """The solutions for all shifts after ``steps`` products, (J, n)."""
     b, t = backend.asarray(right), backend.asarray(shifts)
-    return krylov.multi_shift_cg(_product(backend, matrix), b, t, steps=steps).x
+    return linear_systems.multi_shift_cg(_product(backend, matrix), b, t, steps=steps).x
 
 
 def root_quadrature(backend: Backend, *, low: float, high: float, poles: int) -> Mapping[str, Array]:
