@@ -216,6 +216,7 @@ class Point:
         self._known: dict[str, Any] = {}
         self._charged: set[str] = set()
         self._extra = Counts()
+        self._beside: list[Point] = []
 
     # -- the loss and its derivatives ---------------------------------------------------------------------------
 
@@ -244,6 +245,13 @@ class Point:
         self.problem.check_place(x_trial, "x_trial")
         self._extra += Counts(loss=1)
         return self.problem.loss(x_trial, self.sample)
+
+    def beside(self, x_trial: Array) -> Point:
+        """The oracle at another place on the same sample, for a search that needs gradients. Its cost counts here."""
+        self.problem.check_place(x_trial, "x_trial")
+        other = Point(self.problem, self.problem.copy(x_trial), self.sample)
+        self._beside.append(other)
+        return other
 
     # -- where the loss is a convex function of outputs ---------------------------------------------------------
 
@@ -305,7 +313,8 @@ class Point:
     def counts(self) -> Counts:
         """What has been asked here so far. A forward pass without a gradient is a loss, whatever of it was asked."""
         gradient = "gradient" in self._charged
-        return self._extra + Counts(loss=int(bool(self._charged) and not gradient), gradient=int(gradient))
+        here = self._extra + Counts(loss=int(bool(self._charged) and not gradient), gradient=int(gradient))
+        return sum((other.counts for other in self._beside), here)
 
     def peek(self) -> tuple[Array, Array]:
         """Loss and gradient for a run's record. Not counted, unless they are asked for as well."""

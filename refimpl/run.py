@@ -26,7 +26,7 @@ def minimize(
     *,
     steps: int = 100,
     seed: int | np.random.Generator = 0,
-    gradient_tolerance: float = 0.0,
+    gradient_tolerance: float | None = 0.0,
     loss_target: float | None = None,
     progress: bool = False,
     callback: Callback | None = None,
@@ -42,7 +42,8 @@ def minimize(
     steps : budget.
     seed : decides the starting place (if ``x0`` is None) and every sample; the same seed gives the same run on
         every backend.
-    gradient_tolerance : ``converged`` when the gradient norm is at most this.
+    gradient_tolerance : ``converged`` when the gradient norm is at most this; None goes on even where it is zero, for
+        methods that look for a way down from there.
     loss_target : ``converged`` when the loss before a step is at most this.
     progress : show a progress bar.
     callback : called as ``callback(step, point)`` before each step; a mapping it returns joins the trace row.
@@ -65,7 +66,8 @@ def minimize(
     if callback is not None and not callable(callback):
         raise ValueError(f"callback must be a function of the step and the point, got {callback!r}")
     check_count("steps", steps, minimum=0)
-    gradient_tolerance = check_positive("gradient_tolerance", gradient_tolerance, zero_allowed=True)
+    if gradient_tolerance is not None:
+        gradient_tolerance = check_positive("gradient_tolerance", gradient_tolerance, zero_allowed=True)
     _check_target(loss_target)
     _check_optimizer(optimizer)
     rng = as_generator(seed)

@@ -93,7 +93,7 @@ class Recorder:
     gradient norm of a row is not charged to a method that did not ask for the gradient itself.
     """
 
-    def __init__(self, gradient_tolerance: float, loss_target: float | None, callback: Callback | None) -> None:
+    def __init__(self, gradient_tolerance: float | None, loss_target: float | None, callback: Callback | None) -> None:
         self.trace = Trace()
         self.counts = Counts()
         self._rules = (gradient_tolerance, loss_target)
@@ -135,11 +135,11 @@ def describe(x_old: Array, x_new: Array, info: Any) -> dict[str, Any]:
     return {"step_norm": _number(norm(x_new - x_old)), "accepted": told.pop("accepted", True), **told}
 
 
-def _verdict(row: Mapping[str, Any], gradient_tolerance: float, loss_target: float | None) -> Verdict | None:
+def _verdict(row: Mapping[str, Any], gradient_tolerance: float | None, loss_target: float | None) -> Verdict | None:
     loss, gradient_norm = np.asarray(row["loss"]), np.asarray(row["gradient_norm"])
     finite = np.isfinite(loss) & np.isfinite(gradient_norm)
     low = np.zeros_like(finite) if loss_target is None else loss <= loss_target
-    flat = gradient_norm <= gradient_tolerance
+    flat = np.zeros_like(finite) if gradient_tolerance is None else gradient_norm <= gradient_tolerance
     if not (~finite | low | flat).all():
         return None
     if not finite.all():

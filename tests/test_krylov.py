@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 from golden_vectors import golden
+from krylov_cases import counted, krylov_basis, matvec_of, symmetric
 
 from refimpl.arrays import device_of, dtype_name, machine_epsilon, to_numpy
 from refimpl.curvature.krylov import lanczos
@@ -19,35 +20,9 @@ H, G = np.array(SERIES["problem"]["H"]), np.array(SERIES["problem"]["g"])
 SHIFTS = [0.0, 0.01, 0.3, 2.0, 50.0, 1e4]
 
 
-def symmetric(rng, n, batch=()):
-    a = rng.standard_normal((*batch, n, n))
-    return a + np.swapaxes(a, -1, -2)
-
-
 def definite(rng, n, batch=(), least=0.05):
     a = rng.standard_normal((*batch, n, n))
     return a @ np.swapaxes(a, -1, -2) / n + least * np.eye(n)
-
-
-def matvec_of(matrix):
-    """v -> A v for (..., n, n) and (..., n)."""
-    return lambda v: (matrix @ v[..., None])[..., 0]
-
-
-def counted(matrix):
-    """``matvec_of`` and the list that grows with every call."""
-    calls = []
-    return lambda v: calls.append(1) or matvec_of(matrix)(v), calls
-
-
-def krylov_basis(matrix, start, m):
-    """Orthonormal columns, by Householder QR of slowly built, rescaled powers."""
-    basis = np.empty((len(start), 0))
-    v = start
-    for _ in range(m):
-        basis = np.linalg.qr(np.c_[basis, v])[0]
-        v = matrix @ basis[:, -1]
-    return basis
 
 
 # -- Lanczos ----------------------------------------------------------------------------------------------------------

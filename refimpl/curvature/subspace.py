@@ -134,6 +134,17 @@ def extend(space: Subspace, matvec: Matvec, new: Array) -> Subspace:
     return Subspace(basis, matrix)
 
 
+def restrict(space: Subspace, vectors: Sequence[Array]) -> Subspace:
+    """The subspace of ``space`` that ``vectors`` span, each given by its coordinates (k,) there. No products.
+
+    Zero, duplicate and collinear ones are skipped as in :func:`orthonormalize`.
+    """
+    inside = orthonormalize(vectors)
+    place = backend_of(space.basis)
+    basis = namespace(space.basis).matmul(place.asarray(inside), space.basis)
+    return Subspace(basis, inside @ space.matrix @ inside.T)
+
+
 def krylov_and(space: Subspace, matvec: Matvec, vectors: Sequence[Array]) -> Subspace:
     """``space`` and whatever of ``vectors`` lies outside it. Cost: one product per vector that does."""
     if not vectors:

@@ -44,7 +44,7 @@ class RadiusRule:
     """
 
     initial_radius: float = 1.0
-    maximum_radius: float = 100.0
+    maximum_radius: float = 1000.0
     minimum_radius: float | None = None
     accept_above: float = 0.0
     shrink_below: float = 0.25
