@@ -321,6 +321,11 @@ class Point:
         gradient = self._once("gradient", self._evaluation.gradient)
         return self._once("loss", self._evaluation.loss), gradient
 
+    @property
+    def known_gradient(self) -> Array | None:
+        """The gradient where it has been computed here, else None. Costs nothing."""
+        return self._known.get("gradient")
+
     def is_finite(self) -> bool:
         """Whether loss and gradient are finite (reads back to the host)."""
         return all_finite(self.loss, self.gradient)

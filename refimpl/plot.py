@@ -69,6 +69,8 @@ METHODS: dict[str, MethodStyle] = {
     "curveball": MethodStyle("CurveBall", _RED, "-", "4"),
     "kryball": MethodStyle("KryBall", _TEAL, "-", "h"),
     "trust-region": MethodStyle("trust region", _TEAL, _DASH, "^"),
+    "stochastic-kryball": MethodStyle("KryBall, fixed momentum", _TEAL, _DASHDOT, "D"),
+    "krylov-descent": MethodStyle("Krylov Subspace Descent", _TEAL, _DASHDOTDOT, "8"),
     "elmo": MethodStyle("ELMO", _PINK, "-", "s"),
     "arc": MethodStyle("cubic regularization", _PINK, _DASH, "v"),
     "amos": MethodStyle("AMOS", _PINK, _DOT, "P"),

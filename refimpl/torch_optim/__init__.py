@@ -51,11 +51,14 @@ from refimpl.optimizers import (
     gradient_descent,
     hessian_free,
     kfac,
+    kryball,
     lanczos_sfn,
     levenberg_marquardt,
     newton,
     saddle_free,
     series_sfn,
+    stochastic_kryball,
+    trust_region,
 )
 from refimpl.torch_optim.method import MethodOptimizer
 
@@ -71,6 +74,7 @@ __all__ = [
     "GradientDescent",
     "HeavyBall",
     "HessianFree",
+    "KryBall",
     "LanczosSaddleFreeNewton",
     "LevenbergMarquardt",
     "MethodOptimizer",
@@ -78,6 +82,8 @@ __all__ = [
     "Newton",
     "SaddleFreeNewton",
     "SeriesSaddleFreeNewton",
+    "StochasticKryBall",
+    "TrustRegion",
 ]
 
 
@@ -207,6 +213,30 @@ class CurveBall(_Knobs):
     """
 
     method_class = curveball.CurveBall
+
+
+class TrustRegion(_Knobs):
+    """:class:`refimpl.optimizers.trust_region.TrustRegion`, n products and one trial per step."""
+
+    method_class = trust_region.TrustRegion
+
+
+class KryBall(_Knobs):
+    """:class:`refimpl.optimizers.kryball.KryBall`: a Krylov space and the last step, one trial or a few.
+
+    For ``published``, give :class:`MethodOptimizer` the method it returns.
+    """
+
+    method_class = kryball.KryBall
+
+
+class StochasticKryBall(_Knobs):
+    """:class:`refimpl.optimizers.stochastic_kryball.StochasticKryBall`: the form for minibatches, two trials per step.
+
+    The knob ``momentum`` is rho.
+    """
+
+    method_class = stochastic_kryball.StochasticKryBall
 
 
 class KFAC(_Knobs):

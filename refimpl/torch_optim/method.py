@@ -9,7 +9,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
-from refimpl.optimizers import adam, gradient_descent, kfac, levenberg_marquardt
+from refimpl.optimizers import adam, gradient_descent, kfac, krylov_descent, levenberg_marquardt
 from refimpl.optimizers.base import LibraryOptimizer, Optimizer
 from refimpl.oracle import Counts
 from refimpl.problems.closure import Closure, ClosureProblem, check_buffers, check_parameters, layer_names
@@ -42,6 +42,7 @@ class MethodOptimizer(torch.optim.Optimizer):
     ----------
     method : the method with the knobs of the last step.
     last_info : what the last step reported (the method's Info), or None.
+    vectors : gradient, momentum, basis … of the last step, as flat vectors.
 
     Raises
     ------
@@ -64,6 +65,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         _check_method(method, module)
         self.method: Any = method
         self.last_info: Any = None
+        self._last_gradient: Tensor | None = None
         self._buffers = [buffers] if isinstance(buffers, Tensor) else list(buffers)
         check_buffers(self._buffers)
         super().__init__(one_group(params), group_of(method))
@@ -120,9 +122,32 @@ class MethodOptimizer(torch.optim.Optimizer):
             found = method.step(point, state)
             problem.check_place(found.x, "the method's next x")
             problem.write(found.x)
-        self.method, self.last_info = method, found.info
+        self.method, self.last_info, self._last_gradient = method, found.info, point.known_gradient
         self.state[KEY] = self._record(self.counts + point.counts) | {"state": encode(found.state)}
         return loss
+
+    @property
+    def vectors(self) -> dict[str, Any]:
+        """What the method knows, as flat vectors: the last step's ``gradient``, if it asked for one, and its state.
+
+        The state's entries have the names of the method's own state: for KryBall ``momentum`` (n,), ``basis`` (m, n),
+        ``radius``, and so on. :meth:`split` cuts a vector into the shapes of the parameters. Empty before the first
+        step.
+        """
+        record = self.state[KEY]
+        if "state" not in record:
+            return {}
+        state = decode(record["state"], self.method, self._parameters()[0])
+        fields = state._asdict() if hasattr(state, "_asdict") else {"state": state}
+        return fields if self._last_gradient is None else {"gradient": self._last_gradient, **fields}
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """``vector`` (n,) as one tensor per trained parameter, of its shape; a ValueError for another shape."""
+        shapes = [p.shape for p in self._parameters()]
+        if getattr(vector, "shape", None) != (self.size,):
+            raise ValueError(f"vector must have shape ({self.size},), got {getattr(vector, 'shape', vector)!r}")
+        pieces = vector.split([shape.numel() for shape in shapes])
+        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     @property
     def counts(self) -> Counts:
@@ -160,11 +185,14 @@ class MethodOptimizer(torch.optim.Optimizer):
             like = self._parameters()[0]
             record = {**record, "state": encode(decode(record["state"], method, like, copy=True))}
         super().load_state_dict(state_dict)
-        self.method, self.last_info = method, None
+        self.method, self.last_info, self._last_gradient = method, None, None
         self.state[KEY] = record
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {key: self.__dict__[key] for key in ("method", "last_info", "_buffers", "_trained", "_module")}
+        own = {
+            key: self.__dict__[key]
+            for key in ("method", "last_info", "_last_gradient", "_buffers", "_trained", "_module")
+        }
         return {**super().__getstate__(), **own}
 
     def __repr__(self) -> str:
@@ -193,6 +221,11 @@ def _check_method(method: Any, module: Any) -> None:
         raise ValueError(
             f"{type(method).__name__} needs the inputs of every layer, which a closure alone does not show: give also "
             "module=, the module that the closure calls"
+        )
+    if isinstance(method, krylov_descent.KrylovSubspaceDescent):
+        raise ValueError(
+            "KrylovSubspaceDescent searches with gradients at many places in one step, and a closure has one: use "
+            "refimpl.minimize with a refimpl.problems.torch_net.TorchProblem, or KryBall"
         )
     if not isinstance(method, Optimizer):
         raise ValueError(f"method must have a name, init and step, got {method!r}; see refimpl.optimizers")
