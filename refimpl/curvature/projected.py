@@ -104,9 +104,9 @@ def reconstruction(matvec: Matvec, gradient: Array, steps: int, *, clip_relative
     """
     check_vector("gradient", gradient)
     check_count("steps", steps)
-    size = float(norm(gradient))
-    if gradient.ndim != 1 or size == 0:
-        raise ValueError(f"gradient must be (n,) and not zero, got shape {tuple(gradient.shape)} and norm {size!r}")
+    size = float(norm(gradient)) if gradient.ndim == 1 else 0.0
+    if size == 0:
+        raise ValueError(f"gradient must be (n,) and not zero, got {gradient!r}")
     spectrum = eigen(dense(CountingMatvec(matvec), gradient))
     true = -apply(spectrum, inverse_magnitudes(spectrum.eigenvalues), gradient)
     whole = of_lanczos(lanczos(matvec, gradient, steps))

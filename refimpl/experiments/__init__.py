@@ -1,6 +1,9 @@
 """Named, reproducible runs: which problem, which optimizer, which settings, what is recorded."""
 
+from refimpl.experiments.cifar_kryball import CifarKryBall
 from refimpl.experiments.curveball_table import CurveballTable
+from refimpl.experiments.kryball_table import KryballTable
+from refimpl.experiments.mnist1d_kryball import Mnist1dKryBall
 from refimpl.experiments.mnist_mlp import MnistMLP
 from refimpl.experiments.random_architectures import RandomArchitectures
 from refimpl.experiments.runner import Experiment
@@ -18,6 +21,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         MnistMLP("mnist-mlp"),
         SmallConvnets("small-convnets"),
         RandomArchitectures("random-architectures"),
+        KryballTable("kryball-table"),
+        Mnist1dKryBall("mnist1d-kryball"),
+        CifarKryBall("cifar-kryball"),
     )
 }
 """Every experiment that ``python -m refimpl.experiments`` knows."""

@@ -14,9 +14,11 @@ import numpy as np
 
 from refimpl.arrays import Array, as_generator, check_count, check_positive, to_numpy
 from refimpl.experiments.frozen_bfgs import FrozenBFGS
+from refimpl.experiments.torch_lbfgs import TorchLBFGS
 from refimpl.optimizers.base import Optimizer
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
-from refimpl.oracle import Problem, Sample
+from refimpl.optimizers.radius import RadiusRule
+from refimpl.oracle import Counts, Problem, Sample
 from refimpl.problems.linear_network import RahimiRecht
 from refimpl.problems.toy import Rosenbrock
 
@@ -32,25 +34,35 @@ STARTS: dict[str, tuple[str, ...]] = {
 """Problem -> its distributions of starting places. ``near``: (−1.2, 1) + 0.1 N(0, I); ``wide``: uniform on [−2, 2]²;
 ``normal``: all weights N(0, 1)."""
 
+Criterion = Callable[[Problem, Array], np.ndarray]
+
 _WALK, _NOISE = 1, 2  # what a seed is for; the first part of every seed is the stream: 1 reported runs, 2 tuning runs
 
 
 class Passages(NamedTuple):
     """What the runs of a batch did; a loss that is not finite is given as inf.
 
-    counts : (runs, targets), the first iterate whose noise-free loss is at most the target, inf where none was.
+    counts : (runs, targets), the first iterate whose noise-free loss is at most the target, inf where none was. A
+    further criterion has the last column.
 
     averages : (runs, lengths), the mean of the last ten noise-free losses at each length.
 
     losses : (runs,), the last noise-free loss.
 
     steps : how many were taken.
+
+    work : as ``counts``, what the steps up to there cost, in gradients (:attr:`refimpl.oracle.Counts.work`).
+
+    products : (runs,), Hessian products per step. refused : (runs,), trials refused on the whole way.
     """
 
     counts: np.ndarray
     averages: np.ndarray
     losses: np.ndarray
     steps: int
+    work: np.ndarray = np.empty(0)
+    products: np.ndarray = np.empty(0)
+    refused: np.ndarray = np.empty(0)
 
 
 class Batch(NamedTuple):
@@ -123,7 +135,13 @@ def batch(problem: str, runs: int, *, start: str | None = None, stream: int = 1)
 
 
 def passages(
-    runs: Batch, method: Optimizer, *, steps: int, targets: Sequence[float], lengths: Sequence[int] = ()
+    runs: Batch,
+    method: Optimizer,
+    *,
+    steps: int,
+    targets: Sequence[float],
+    lengths: Sequence[int] = (),
+    criterion: Criterion | None = None,
 ) -> Passages:
     """The first passages of every run below every one of ``targets``.
 
@@ -135,6 +153,8 @@ def passages(
     steps : budget.
     targets : noise-free losses, at least one.
     lengths : step numbers up to ``steps`` at which the mean of the last ten losses is wanted.
+    criterion : something else to wait for, after the targets: a function of the problem and the places (..., n) that
+        says (...) where it is fulfilled.
 
     Without ``lengths`` the runs end as soon as each has passed all targets or diverged; with them, only when all have
     diverged.
@@ -154,14 +174,12 @@ def passages(
     if any(check_count("each length", length) > steps for length in lengths):
         raise ValueError(f"each length must be at most steps={steps}, got {list(lengths)}")
     with np.errstate(all="ignore"):
-        if not isinstance(method, LevenbergMarquardt | FrozenBFGS):
-            return _walk(runs.problem, method, runs.starts, as_generator(runs.noise), steps, levels, lengths)
-        each = [
-            _walk(runs.alone(k), method, x, as_generator(runs.noise), steps, levels, lengths)
-            for k, x in enumerate(runs.starts)
-        ]
-    counts, averages, losses, taken = zip(*each, strict=True)
-    return Passages(np.stack(counts), np.stack(averages), np.stack(losses), max(taken))
+        rules = (steps, levels, lengths, criterion)
+        if not isinstance(method, LevenbergMarquardt | FrozenBFGS | TorchLBFGS | RadiusRule):
+            return _walk(runs.problem, method, runs.starts, as_generator(runs.noise), *rules)
+        each = [_walk(runs.alone(k), method, x, as_generator(runs.noise), *rules) for k, x in enumerate(runs.starts)]
+    joined = {name: np.stack([getattr(one, name) for one in each]) for name in Passages._fields if name != "steps"}
+    return Passages(**joined, steps=max(one.steps for one in each))
 
 
 class Summary(NamedTuple):
@@ -200,24 +218,40 @@ def _walk(
     steps: int,
     levels: np.ndarray,
     lengths: Sequence[int],
+    criterion: Criterion | None,
 ) -> Passages:
     # Not `minimize`: that looks at the loss on the sample and its trace costs several times a step of a toy problem.
     state = method.init(x)
-    counts = np.full((*x.shape[:-1], len(levels)), np.inf)
-    averages = np.full((*x.shape[:-1], len(lengths)), np.inf)
+    lead = tuple(x.shape[:-1])
+    counts = np.full((*lead, len(levels) + (criterion is not None)), np.inf)
+    averages = np.full((*lead, len(lengths)), np.inf)
+    work, refused, spent = counts, np.zeros(lead), Counts()
     recent: deque[np.ndarray] = deque(maxlen=10)
     taken = 0
     while True:
         loss = to_numpy(problem.loss(x))
-        counts = np.where(np.isinf(counts) & (loss[..., None] <= levels), taken, counts)
+        there = loss[..., None] <= levels
+        if criterion is not None:
+            there = np.concatenate([there, criterion(problem, x)[..., None]], axis=-1)
+        first = np.isinf(counts) & there
+        counts, work = np.where(first, taken, counts), np.where(first, spent.work, work)
         recent.append(loss)
         if taken in lengths:
             averages[..., lengths.index(taken)] = _finite_or_inf(np.mean(recent, axis=0))
         settled = np.isfinite(counts).all(axis=-1) & (not lengths)
         if taken == steps or (settled | ~np.isfinite(loss)).all():
-            return Passages(counts, averages, _finite_or_inf(loss), taken)
-        step = method.step(problem.at(x, problem.draw(rng)), state)
+            products = np.full(lead, spent.hvp / max(taken, 1))
+            return Passages(counts, averages, _finite_or_inf(loss), taken, work, products, refused)
+        point = problem.at(x, problem.draw(rng))
+        step = method.step(point, state)
         x, state, taken = step.x, step.state, taken + 1
+        spent, refused = spent + point.counts, refused + _refusals(step.info)
+
+
+def _refusals(info: Any) -> Any:
+    if hasattr(info, "refused"):
+        return info.refused
+    return 1.0 - np.asarray(getattr(info, "accepted", True))
 
 
 def _finite_or_inf(values: np.ndarray) -> np.ndarray:
