@@ -33,9 +33,10 @@ from refimpl.experiments.small_convnets import load  # noqa: E402
 from refimpl.experiments.training import Tuned, train  # noqa: E402
 from refimpl.experiments.watched import curves, table  # noqa: E402
 from refimpl.optimizers.kryball import KryBall  # noqa: E402
+from refimpl.optimizers.radius import Judged  # noqa: E402
 from refimpl.optimizers.stochastic_kryball import StochasticKryBall  # noqa: E402
 from refimpl.problems import images  # noqa: E402
-from refimpl.problems.datasets import Dataset, DatasetUnavailable, digits, mnist1d  # noqa: E402
+from refimpl.problems.datasets import Dataset, DatasetUnavailable, digits  # noqa: E402
 from refimpl.problems.models import thesis_cnn  # noqa: E402
 
 PRINTED_TABLE_5_2 = """
@@ -136,8 +137,8 @@ def test_halved_pictures_are_block_means_per_color():
 def test_small_pictures_stay_and_others_are_refused():
     data = digits()
     assert halved(data) is data
-    with pytest.raises(ValueError, match="mnist1d has no pictures"):
-        halved(mnist1d())
+    with pytest.raises(ValueError, match="plain has no pictures"):
+        halved(Dataset("plain", *[np.zeros((0, 4))] * 6, "here", "none"))
     odd = Dataset("odd", *[np.zeros((0, 3 * 15 * 15))] * 6, "here", "none", image_shape=(3, 15, 15))
     with pytest.raises(ValueError, match="even, got 15 x 15"):
         halved(odd)
@@ -202,16 +203,22 @@ def test_trials_and_products_leave_the_statistics_alone(without_photographs, met
     assert [int(part.num_batches_tracked) for part in parts] == [4, 4, 4]
 
 
+class Refusing(KryBall):
+    """No trial is good enough."""
+
+    def judged(self, x, loss, trial, predicted_change, step_norm, radius):
+        return Judged(False, radius / 2, -1.0)
+
+
 def test_a_refused_step_moves_the_statistics_once_and_nothing_else(without_photographs):
     study = CifarKryBall("c")
     problem = study.problem(CASE, study.settings("smoke", 1), "cpu")
     (part,) = [p for p in problem.module.modules() if isinstance(p, torch.nn.BatchNorm2d)][:1]
     x = study.start(problem, 0)
     point = problem.at(x, problem.draw(np.random.default_rng(0)))
-    method = KryBall.published(initial_radius=1e4, maximum_radius=1e4, accept_above=0.99, shrink_below=0.995,
-                               expand_above=0.999)  # fmt: skip
+    method = Refusing(retries=3)
     found = method.step(point, method.init(x))
-    assert not found.info.accepted
+    assert found.info.refused == 4
     assert torch.equal(found.x, x)
     assert int(part.num_batches_tracked) == 1
     first = next(iter(problem.unflatten(x).values()))

@@ -93,7 +93,9 @@ def halved(data: Dataset) -> Dataset:
 
     return replace(
         data,
-        **{f"{part}_inputs": averaged(getattr(data, f"{part}_inputs")) for part in ("train", "val", "test")},
+        train_inputs=averaged(data.train_inputs),
+        val_inputs=averaged(data.val_inputs),
+        test_inputs=averaged(data.test_inputs),
         image_shape=(depth, height // 2, width // 2),
     )
 
