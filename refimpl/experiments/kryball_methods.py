@@ -41,8 +41,8 @@ TARGETS: dict[str, tuple[float, ...]] = {
 }
 """Problem -> the losses to reach; for XOR also an accuracy of 1."""
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-SMALL_RATES = (1e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5)
+RATES = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+SMALL_RATES = (1e-5, 3e-6, 1e-6, 3e-7, 1e-7, 1e-8)
 TUNED = ("heavy-ball", "heavy-ball-small", "adam", "lbfgs", "lbfgs-one", "kryball-tuned")
 """The methods whose settings are chosen from :func:`grid`."""
 
@@ -131,7 +131,7 @@ def grid(method: str) -> list[Optimizer]:
     if method == "heavy-ball-small":
         return [HeavyBall(rate, momentum) for rate, momentum in product(SMALL_RATES, (0.9, 0.99))]
     if method == "adam":
-        return [Adam(rate, *betas) for rate, betas in product(RATES[2:], ((0.9, 0.99), (0.9, 0.999), (0.99, 0.999)))]
+        return [Adam(rate, *betas) for rate, betas in product(RATES[:7], ((0.9, 0.99), (0.9, 0.999), (0.99, 0.999)))]
     if method in ("lbfgs", "lbfgs-one"):
         return [TorchLBFGS(rate, max_iter=20 if method == "lbfgs" else 1) for rate in (0.3, 1.0, 0.1)]
     if method == "kryball-tuned":
@@ -145,17 +145,17 @@ def tuned(
     """The setting of ``method`` for each of :func:`targets_of`, chosen on runs of stream 2, which are not reported.
 
     Of the settings (``choices``, by default :func:`grid`) with which at least 95% of the runs arrive, the fastest; see
-    :func:`refimpl.experiments.curveball_methods.fastest`. Where no setting lets any run arrive, the one with the
-    smallest median loss at the end.
+    :func:`refimpl.experiments.curveball_methods.fastest`. A run has failed once it takes more than three times the mean
+    of a setting before, with which all arrive. Where no setting lets any run arrive, the one with the smallest median
+    loss at the end.
     """
     choices = grid(method) if choices is None else choices
     trial, limit, tried = task(problem, runs, start=start, stream=2), steps, []
     for one in choices:
         found = first(problem, trial, one, limit)
         tried.append(found)
-        if runs < 20 and np.isfinite(found.counts).all():
-            # A setting with one run beyond runs · mean cannot have the smaller mean: no need to look further.
-            limit = min(limit, math.ceil(runs * found.counts.mean(axis=0).max()))
+        if np.isfinite(found.counts).all():
+            limit = min(limit, math.ceil(3 * found.counts.mean(axis=0).max()))
     names = range(len(targets_of(problem)))
     best = min(range(len(choices)), key=lambda i: float(np.median(tried[i].losses)))
     arrived = [any(np.isfinite(one.counts[:, k]).any() for one in tried) for k in names]

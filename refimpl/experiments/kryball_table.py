@@ -102,11 +102,12 @@ class KryballTable(Experiment):
         """Runs, budgets, settings of every method. ``seeds`` is the number of reported runs of every problem."""
         plan = _PLAN[scale]
         runs = {p: seeds or plan["rr_runs" if p.startswith("rahimi") else "runs"] for p in PROBLEMS}
+        lbfgs = {"lbfgs": 40, "lbfgs-wolfe": 40, "lbfgs-one": 400}
         budgets = {"heavy-ball": plan["first_order"], "heavy-ball-small": plan["first_order"]}
         return {
             "runs": runs,
             "tuning_runs": {"heavy-ball": 10, "heavy-ball-small": 10, "adam": 10, "others": 3},
-            "steps": {**budgets, "adam": plan["first_order"], "lbfgs": 40, "lbfgs-one": 400, "others": plan["steps"]},
+            "steps": {**budgets, "adam": plan["first_order"], **lbfgs, "others": plan["steps"]},
             "methods": {
                 **{name: [repr(one) for one in grid(name)[: plan["choices"]]] for name in TUNED},
                 **{name: repr(one) for problem in PROBLEMS for name, one in methods(problem).items()},
