@@ -295,6 +295,14 @@ def test_table_holds_medians_best_and_last_accuracies_and_refusals():
     assert second["best test accuracy"] == pytest.approx(0.2)  # the median of 0.4 and 0
 
 
+def test_a_method_that_has_no_radius_in_the_end_gets_a_dash():
+    run = typed(
+        "minibatch", "s", 0, [3.0, 1.0, 0.5], [0.9, 0.4, 0.5], refused=[None, 4.0, None], radius=[None, 2.0, None]
+    )
+    (row,) = (dict(zip(TABLE_HEADER, row, strict=True)) for row in table(record_of(run), "minibatch"))
+    assert (row["refused per step"], row["last radius"]) == (4 / 16, "–")
+
+
 def test_curves_count_epochs_and_turn_errors_round():
     runs = [typed("minibatch", "a", seed, [3.0, 1.0, 0.5 + seed], [0.9, 0.4 + seed / 10, 0.5]) for seed in range(3)]
     found = curves(record_of(*runs), "minibatch", x="epoch", y="test_accuracy")["a"]

@@ -199,6 +199,7 @@ def table(record: Mapping[str, Any], case: str) -> list[list[Any]]:
         rate = f"{runs[0]['rate']:g}" if "rate" in runs[0] else "–"
         refused = [np.nansum(floats(r["curve"]["refused"])) / r["steps"] for r in runs if "refused" in r["curve"]]
         radius = [floats(run["curve"]["radius"])[-1] for run in runs if "radius" in run["curve"]]
+        radius = [last for last in radius if math.isfinite(last)]  # a method that hands over has none in the end
         seen = [float(np.median(values)) if values else "–" for values in (refused, radius)]
         failed = sum(run["status"] != "budget" for run in runs)
         rows.append([method, rate, *ending(record, case, method), *seen, f"{failed} of {len(runs)}"])
