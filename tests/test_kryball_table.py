@@ -217,15 +217,23 @@ def test_grids_lie_in_the_thesis_ranges():
         grid("kryball")
 
 
-def test_settings_are_chosen_on_other_runs():
-    """By hand: the mean count of every setting on stream 2, with no limit from the settings before it."""
+def test_settings_are_chosen_on_other_runs(monkeypatch):
+    """By hand: the mean count of every setting on stream 2, with no limit from the ones before."""
     trial = task("rosenbrock", 4, stream=2)
     choices = [HeavyBall(rate, mu) for rate in (1e-4, 1e-3, 1.0) for mu in (0.9, 0.95)]
     means = [first("rosenbrock", trial, one, 1500).counts.mean() for one in choices]
     found = tuned("rosenbrock", "heavy-ball", start="near", runs=4, steps=1500, choices=choices)
     assert found == [choices[int(np.argmin(means))]]
     assert np.isfinite(means).sum() > 1
+    seen = []
+
+    def watched(problem, runs, **options):
+        seen.append((problem, runs, options))
+        return task(problem, runs, **options)
+
+    monkeypatch.setattr(study, "task", watched)
     none = tuned("rosenbrock", "heavy-ball", start="near", runs=4, steps=3, choices=choices)
+    assert seen == [("rosenbrock", 4, {"start": "near", "stream": 2})]
     assert none != [HeavyBall(1.0, 0.9)]  # diverges; where none arrives, the loss decides
     assert none != [HeavyBall(1.0, 0.95)]
 

@@ -50,9 +50,9 @@ class TrustRegion(RadiusRule):
 
     Notes
     -----
-    With the exact subproblem and a bounded level set the places have a limit point that satisfies the second-order
-    necessary conditions: no saddle with a negative eigenvalue. A plane or a Krylov space made from the gradient alone
-    does not give that.
+    With the exact subproblem, ``accept_above`` in (0, 1/4) and a compact level set the places have a limit point that
+    satisfies the second-order necessary conditions: no saddle with a negative eigenvalue. A plane or a Krylov space
+    made from the gradient alone does not give that.
 
     Cost: one gradient, a dense Hessian (n products), one loss. The subproblem is solved on the host.
 
