@@ -59,9 +59,10 @@ class StochasticKryBall(RadiusRule):
 
     Notes
     -----
-    With M = 1 and no bound this is CurveBall with the Hessian for the Gauss–Newton matrix and a step length of its own.
-    rho and the largest radius are knobs again, which KryBall does without. A place x + rho z where the loss is not
-    finite ends the momentum: the run stays and z is forgotten.
+    With M = 1 and no bound this is, on a quadratic, Nesterov's method with a step length of its own: the gradient is
+    taken at x + rho z. CurveBall takes it at x + z, fits rho, and works with the Gauss–Newton matrix. rho and the
+    largest radius are knobs again, which KryBall does without. A place x + rho z where the loss is not finite ends the
+    momentum: the run stays and z is forgotten.
 
     Cost: one gradient, M + 1 products and two losses (M and one where z is zero), one loss per retry. Memory: M + 2
     vectors.
