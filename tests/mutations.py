@@ -22,11 +22,12 @@ from queue import Queue
 from mutants import MUTANTS as PARTS_ONE_TO_THREE
 from mutants import Mutant
 from mutants_curveball import CURVEBALL
+from mutants_kryball import KRYBALL
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE = 2
-MUTANTS = [*PARTS_ONE_TO_THREE, *CURVEBALL]
+MUTANTS = [*PARTS_ONE_TO_THREE, *CURVEBALL, *KRYBALL]
 
 
 def mutated(mutant: Mutant, package: Path) -> str:

@@ -32,6 +32,7 @@ ALLOWED = {
 TORCH_FILES = {
     "problems/closure.py",
     "problems/closure_evaluation.py",
+    "problems/function_module.py",
     "problems/layer_factors.py",
     "problems/models.py",
     "problems/torch_evaluation.py",

@@ -13,13 +13,16 @@ from refimpl import get_backend, minimize
 from refimpl.arrays import as_generator, backend_of, check_count, namespace
 from refimpl.curvature.acceleration import accelerate, accelerator
 from refimpl.curvature.inverse_abs import chebyshev_coefficients, inverse_abs_apply, inverse_root_quadrature
-from refimpl.curvature.krylov import lanczos
+from refimpl.curvature.krylov import arnoldi, lanczos
 from refimpl.curvature.linear_systems import conjugate_gradients, minres, multi_shift_cg
+from refimpl.curvature.projected import projected_step, reconstruction
 from refimpl.curvature.scale import frobenius_scale, lanczos_scale, power_scale, rayleigh_quotients, trace_scale
 from refimpl.curvature.series import coefficients, sum_series
 from refimpl.curvature.spectrum import absolute, apply_inverse_abs
 from refimpl.curvature.stability import is_stable, optimal_parameters, spectral_radius, transition_matrix
+from refimpl.curvature.subspace import Subspace, orthonormalize
 from refimpl.curvature.truncated_cg import truncated_cg
+from refimpl.curvature.trust_region import dogleg_step, trust_region_step
 from refimpl.experiments.records import check_record, read_record
 from refimpl.experiments.runner import Experiment
 from refimpl.experiments.statistics import bootstrap_median
@@ -29,14 +32,19 @@ from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.kfac import KFAC, AdaptiveKFAC
+from refimpl.optimizers.kryball import KryBall
+from refimpl.optimizers.krylov_descent import KrylovSubspaceDescent
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.quasi_newton import BFGS, LBFGS
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.optimizers.stochastic_kryball import StochasticKryBall
+from refimpl.optimizers.trust_region import TrustRegion
 from refimpl.problems.closed_form import ClosedForm
 from refimpl.problems.datasets import diabetes, mnist1d
+from refimpl.problems.landscape import random_direction, slice_along
 from refimpl.problems.linear_network import RahimiRecht
 from refimpl.problems.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from refimpl.problems.mlp import MLP, initial_parameters
@@ -45,7 +53,7 @@ from refimpl.problems.sampling import Minibatch
 from refimpl.problems.spectra import gaussian, logarithmic, spiked
 from refimpl.problems.toy import DoubleWell, HorseSaddle, Rosenbrock, Wood
 from refimpl.trace import Trace
-from refimpl.verify import check_implementation, check_oracle, check_oracle_functions
+from refimpl.verify import check_implementation, check_kryball, check_oracle, check_oracle_functions
 from refimpl.verify.claims import Claims
 from refimpl.verify.golden import cases
 
@@ -315,6 +323,101 @@ MISTAKES = [
         "HorseSaddle",
         "least-squares or network problem",
     ),
+    ("radius zero", lambda: KryBall(initial_radius=0.0), "0.0", "initial_radius must be finite and positive"),
+    ("radius infinite", lambda: TrustRegion(maximum_radius=INF), "inf", "maximum_radius must be finite and positive"),
+    (
+        "radius above its bound",
+        lambda: KryBall(initial_radius=2.0, maximum_radius=1.0),
+        "2.0 and 1.0",
+        "initial_radius must be at most maximum_radius",
+    ),
+    (
+        "radius below its floor",
+        lambda: TrustRegion(minimum_radius=2.0),
+        "2.0 and 1.0",
+        "minimum_radius must be at most initial_radius",
+    ),
+    ("radius floor negative", lambda: KryBall(minimum_radius=-1.0), "-1.0", "minimum_radius must be finite"),
+    ("ratio accepted above one", lambda: KryBall(accept_above=1.0), "1.0", "accept_above must lie in [0.0, 1.0)"),
+    (
+        "ratios out of order",
+        lambda: KryBall(accept_above=0.3),
+        "0.25",
+        "shrink_below must lie in [0.3, 1.0)",
+    ),
+    ("expand below shrink", lambda: TrustRegion(expand_above=0.1), "0.1", "expand_above must lie in [0.25, 1.0)"),
+    (
+        "region that grows by shrinking",
+        lambda: TrustRegion(shrink=1.5),
+        "1.5",
+        "shrink must be below 1 and expand above",
+    ),
+    ("region that never grows", lambda: KryBall(expand=1.0), "1.0", "shrink must be below 1 and expand above"),
+    ("noise negative of a region", lambda: KryBall(noise=-1.0), "-1.0", "noise must be finite and at least zero"),
+    (
+        "subproblem unknown",
+        lambda: TrustRegion(subproblem="cauchy"),
+        "'cauchy'",
+        "'exact', 'two-dimensional', 'dogleg'",
+    ),
+    (
+        "trust region of runs",
+        lambda: minimize(HorseSaddle(), TrustRegion(), np.ones((3, 2))),
+        "(3, 2)",
+        "TrustRegion runs one problem at a time",
+    ),
+    ("KryBall of no products", lambda: KryBall(dimension=0), "0", "dimension must be a whole number of at least 1"),
+    ("KryBall dimension a float", lambda: KryBall(dimension=5.0), "5.0", "dimension must be a whole number"),
+    ("KryBall gain one", lambda: KryBall(gain=1.0), "1.0", "gain must lie in [0.0, 1.0)"),
+    ("KryBall directions", lambda: KryBall(directions="all"), "'all'", "'space', 'three'"),
+    ("KryBall momentum", lambda: KryBall(momentum=0.9), "0.9", "'step', 'gradient', 'none'"),
+    ("KryBall momentum factor", lambda: KryBall(momentum_factor=1.0), "1.0", "momentum_factor must lie in [0.0, 1.0)"),
+    ("KryBall never refreshed", lambda: KryBall(refresh=0), "0", "refresh must be a whole number of at least 1"),
+    ("KryBall stale", lambda: KryBall(stale="old"), "'old'", "'reuse', 'exact', 'drop'"),
+    ("KryBall products", lambda: KryBall(reuse_products=1), "1", "reuse_products must be True or False"),
+    ("KryBall retries", lambda: KryBall(retries=-1), "-1", "retries must be a whole number of at least 0"),
+    ("KryBall escape", lambda: KryBall(escape_below=NAN), "nan", "escape_below must be finite and at least zero"),
+    ("KryBall seed", lambda: KryBall(seed=-1), "-1", "seed must be a whole number of at least 0"),
+    ("KryBall clip", lambda: KryBall(clip_relative=-1e-6), "-1e-06", "clip_relative must be finite and at least zero"),
+    ("KryBall published knob", lambda: KryBall.published(stale="old"), "'old'", "'reuse', 'exact', 'drop'"),
+    (
+        "KryBall of runs",
+        lambda: minimize(HorseSaddle(), KryBall(), np.ones((3, 2))),
+        "(3, 2)",
+        "KryBall runs one problem at a time",
+    ),
+    (
+        "stochastic KryBall of no products",
+        lambda: StochasticKryBall(dimension=0),
+        "0",
+        "dimension must be a whole number of at least 1",
+    ),
+    ("stochastic KryBall momentum", lambda: StochasticKryBall(momentum=1.0), "1.0", "momentum must lie in [0.0, 1.0)"),
+    ("stochastic KryBall retries", lambda: StochasticKryBall(retries=0.5), "0.5", "retries must be a whole number"),
+    (
+        "Krylov descent of no products",
+        lambda: KrylovSubspaceDescent(0),
+        "0",
+        "products must be a whole number of at least 1",
+    ),
+    (
+        "Krylov descent curvature",
+        lambda: KrylovSubspaceDescent(curvature="fisher"),
+        "'fisher'",
+        "'hessian', 'gauss-newton'",
+    ),
+    (
+        "Krylov descent without search",
+        lambda: KrylovSubspaceDescent(inner_steps=0),
+        "0",
+        "inner_steps must be a whole number",
+    ),
+    (
+        "Krylov descent clip",
+        lambda: KrylovSubspaceDescent(clip_relative=0.0),
+        "0.0",
+        "clip_relative must be finite and",
+    ),
     ("K-FAC undamped", lambda: KFAC(0.1, 0.0), "0.0", "damping must be finite and positive"),
     ("K-FAC without renewal", lambda: AdaptiveKFAC(0.1, ema=1.0), "1.0", "ema must lie in [0.0, 1.0)"),
     ("K-FAC without layers", lambda: minimize(HorseSaddle(), KFAC(0.1, 0.1)), "HorseSaddle", "use MLP or a module"),
@@ -388,6 +491,34 @@ MISTAKES = [
         "start must be an array of float32",
     ),
     ("Lanczos without steps", lambda: lanczos(double, PAIR, 0), "0", "steps must be a whole number of at least 1"),
+    ("Arnoldi from NaN", lambda: arnoldi(double, NAN * PAIR, 2), "NaN", "start must be finite"),
+    ("Arnoldi without steps", lambda: arnoldi(double, PAIR, 0), "0", "steps must be a whole number of at least 1"),
+    (
+        "Arnoldi orthogonalized once",
+        lambda: arnoldi(double, PAIR, 2, orthogonalization="once"),
+        "'once'",
+        "'twice', 'classical', 'modified'",
+    ),
+    ("directions none", lambda: orthonormalize([]), "at least one", "vector"),
+    ("directions of two lengths", lambda: orthonormalize([PAIR, np.ones(3)]), "(3,)", "must all have shape (n,)"),
+    (
+        "projection on nothing",
+        lambda: projected_step(Subspace(np.zeros((0, 2)), np.zeros((0, 0))), 0.0),
+        "no rows",
+        "gradient is zero or not finite",
+    ),
+    (
+        "projection clip",
+        lambda: projected_step(Subspace(np.eye(2), np.eye(2)), 1.0, clip_absolute=NAN),
+        "nan",
+        "finite",
+    ),
+    ("reconstruction of nothing", lambda: reconstruction(double, 0 * PAIR, 2), "0.", "must be (n,) and not zero"),
+    ("reconstruction of runs", lambda: reconstruction(double, INPUTS, 2), "1.", "must be (n,) and not zero"),
+    ("region asymmetric", lambda: trust_region_step(np.tri(2), PAIR, 1.0), "reaches 1", "use (B + B^T)/2"),
+    ("region of radius -1", lambda: trust_region_step(np.eye(2), PAIR, -1.0), "-1.0", "radius must be finite and"),
+    ("region of two shapes", lambda: trust_region_step(np.eye(3), PAIR, 1.0), "(3, 3) and (2,)", "(k, k) and (k,)"),
+    ("dogleg on a saddle", lambda: dogleg_step(np.diag([1.0, -1.0]), PAIR, 1.0), "eigenvalue -1", "trust_region_step"),
     ("CG without steps", lambda: conjugate_gradients(double, PAIR, steps=0), "0", "steps must be a whole number"),
     ("CG for infinity", lambda: conjugate_gradients(double, PAIR * INF, steps=2), "infinity", "right must be finite"),
     ("CG tolerance", lambda: conjugate_gradients(double, PAIR, steps=2, tolerance=-1.0), "-1.0", "at least zero"),
@@ -535,7 +666,7 @@ MISTAKES = [
     ("module on NumPy", lambda: torch_problem(backend=F64), "'numpy'", "torch backend"),
     ("starting rule unknown", lambda: torch_problem(initialization="zero"), "'zero'", "'reset'"),
     ("image of odd width", lambda: convnet(image_shape=(1, 8, 7)), "8 x 7", "even"),
-    ("convnet activation unknown", lambda: convnet(activation="gelu"), "'gelu'", "'softplus'"),
+    ("convnet activation unknown", lambda: convnet(activation="swish"), "'swish'", "'softplus'"),
     # experiments, claims, pictures, checks
     ("scale unknown", lambda: Empty("e").record(None, scale="huge"), "'huge'", "'smoke'"),
     ("no seeds", lambda: Empty("e").record(None, seeds=0), "0", "seeds must be a whole number of at least 1"),
@@ -552,6 +683,15 @@ MISTAKES = [
     ("landscape scale", lambda: plot().landscape(None, HorseSaddle(), scale="cubic"), "'cubic'", "'symlog'"),
     ("landscape in 4 dimensions", lambda: plot().landscape(None, Wood()), "has 4", "2 parameters"),
     ("path in 3 dimensions", lambda: plot().path(None, np.ones((5, 3)), "adam"), "(5, 3)", "(steps, 2)"),
+    ("slice along nothing", lambda: slice_along(HorseSaddle(), PAIR, 0 * PAIR), "direction", "finite and not zero"),
+    ("slice backwards", lambda: slice_along(HorseSaddle(), PAIR, PAIR, span=(1, 0)), "(1, 0)", "in increasing order"),
+    (
+        "direction by layers",
+        lambda: random_direction(HorseSaddle(), PAIR, 0, normalize="layers"),
+        "'layers'",
+        "'filters'",
+    ),
+    ("KryBall of a class", lambda: check_kryball(KryBall), "class", "an instance with init and step"),
     ("golden group unknown", lambda: cases("serie"), "'serie'", "'spectrum'"),
     ("golden call unknown", lambda: check_implementation("inverse", abs), "'inverse'", "'saddle_free_direction'"),
     ("oracle place too long", lambda: check_oracle(HorseSaddle(), [1.0, 2.0, 3.0]), "(3,)", "(2,)"),

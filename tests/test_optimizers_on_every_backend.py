@@ -12,11 +12,15 @@ from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
 from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
+from refimpl.optimizers.kryball import KryBall
+from refimpl.optimizers.krylov_descent import KrylovSubspaceDescent
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.optimizers.stochastic_kryball import StochasticKryBall
+from refimpl.optimizers.trust_region import TrustRegion
 from refimpl.problems.toy import DoubleWell
 
 BATCHED = [
@@ -50,7 +54,20 @@ BATCHED = [
 ]
 READS_BACK = [HessianFree(), HessianFree(2, "hessian", warm_start=0.95)]
 """Methods that look at the host in every step, and say so."""
-SINGLE = [LevenbergMarquardt(), LevenbergMarquardt(0.1, scaling="diagonal")]
+_SHORT = {"initial_radius": 0.1, "maximum_radius": 0.1}
+SINGLE = [
+    LevenbergMarquardt(),
+    LevenbergMarquardt(0.1, scaling="diagonal"),
+    TrustRegion(**_SHORT),
+    TrustRegion(**_SHORT, subproblem="two-dimensional"),
+    TrustRegion(**_SHORT, subproblem="dogleg"),
+    KryBall(**_SHORT, dimension=2, gain=0.0),
+    KryBall(**_SHORT, dimension=2, gain=0.0, refresh=2, momentum="gradient"),
+    KryBall.published(**_SHORT, dimension=1),
+    StochasticKryBall(dimension=2, momentum=0.5),
+    KrylovSubspaceDescent(1, inner_steps=1),
+]
+"""Methods that run one problem at a time. Small regions: five steps do not reach a minimum."""
 START = [0.2, 1.0, -0.5]
 STARTS = [[0.2, 1.0, -0.5], [-1.7, 0.3, 2.0], [3.0, 0.0, 0.1], [-0.05, 2.0, 1.0]]
 
@@ -103,6 +120,12 @@ def test_two_leading_axes(method):
     np.testing.assert_allclose(nested.x.reshape(4, 3), minimize(DoubleWell(n=3), method, STARTS, steps=3).x, rtol=1e-12)
 
 
+@pytest.mark.parametrize("method", SINGLE, ids=label)
+def test_single_methods_refuse_leading_axes(method):
+    with pytest.raises(ValueError, match=r"\(n,\)"):
+        minimize(DoubleWell(n=3), method, STARTS, steps=1)
+
+
 @pytest.mark.parametrize("method", BATCHED, ids=label)
 def test_a_step_never_looks_at_the_host(method, monkeypatch):
     # A read-back is what stops a step from being captured on a GPU. Conversions of strict arrays are made to fail.
@@ -144,6 +167,10 @@ def test_numpy_scalars_among_the_knobs_keep_float32():
         CurveBall(initial_damping=f(1.0), omega=f(0.5)),
         CurveBall(f(0.1), f(0.5)),
         HessianFree(initial_damping=f(1.0), omega=f(0.5), warm_start=f(0.5)),
+        TrustRegion(initial_radius=f(0.5), shrink=f(0.5)),
+        KryBall(initial_radius=f(0.5), momentum_factor=f(0.5), gain=f(0.1), clip_relative=f(1e-4)),
+        StochasticKryBall(initial_radius=f(0.1), momentum=f(0.5)),
+        KrylovSubspaceDescent(2, clip_relative=f(1e-4)),
     ]
     for method in methods:
         result = minimize(problem, method, START, steps=3)

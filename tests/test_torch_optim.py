@@ -140,3 +140,38 @@ def test_minimize_takes_the_closure_problem_too():
     optimizer = torch_optim.MethodOptimizer(twin.model.parameters(), method)
     twin.run(optimizer, [0] * 5)
     np.testing.assert_array_equal(result.x, twin.x)
+
+
+# -- vectors to look at -----------------------------------------------------------------------------------------------
+
+
+def test_vectors_of_a_step_are_those_of_the_method():
+    training, twin = Training(), Training()
+    one = WRAPPED[IDS.index("KryBall")]
+    optimizer = one.make(training.model)
+    assert optimizer.vectors == {}
+    problem = ClosureProblem(twin.closure(0), list(twin.model.parameters()))
+    x = twin.x
+    training.run(optimizer, [0])
+    point = problem.at(torch.from_numpy(x))
+    taken = one.method().step(point, one.method().init(point.x))
+    seen = optimizer.vectors
+    assert set(seen) == {"gradient", *taken.state._fields}
+    torch.testing.assert_close(seen["gradient"], point.gradient, rtol=1e-12, atol=1e-14)
+    for name in ("momentum", "basis"):
+        torch.testing.assert_close(seen[name], getattr(taken.state, name), rtol=1e-9, atol=1e-12)
+    assert seen["radius"] == taken.state.radius
+    # As tensors of the shapes of the parameters, which put together are the vector again.
+    pieces = optimizer.split(seen["gradient"])
+    assert [piece.shape for piece in pieces] == [p.shape for p in training.model.parameters()]
+    assert torch.equal(torch.cat([piece.ravel() for piece in pieces]), seen["gradient"])
+    with pytest.raises(ValueError, match=r"vector must have shape \(26,\), got"):
+        optimizer.split(seen["gradient"][:3])
+
+
+def test_vectors_of_a_method_that_asks_for_no_gradient():
+    training = Training()
+    optimizer = WRAPPED[IDS.index("CurveBall")].make(training.model)
+    training.run(optimizer, [0])
+    assert "gradient" not in optimizer.vectors
+    assert optimizer.vectors["step"].shape == (26,)

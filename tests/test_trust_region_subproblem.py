@@ -133,19 +133,19 @@ def test_nothing_on_a_fine_grid_is_lower(kind):
 
 def scipy_step(b, g, radius, accuracy):
     """SciPy's answer, None where it finds none. ``accuracy`` bounds |p| - radius and the model's error, relatively."""
-    options = {"k_easy": accuracy, "k_hard": accuracy, "maxiter": 300}
+    options = {"k_easy": accuracy, "k_hard": accuracy, "maxiter": 50}
     solver = IterativeSubproblem(np.zeros_like(g), lambda x: 0.0, lambda x: g, lambda x: b, **options)
     try:
         return solver.solve(radius)[0]
-    except UnboundLocalError:  # no factorization of its 300 succeeded: a lowest eigenvalue that is met exactly
+    except UnboundLocalError:  # no factorization of its 50 succeeded: a lowest eigenvalue that is met exactly
         return None
 
 
-@pytest.mark.parametrize("accuracy", [0.1, 1e-10])
-def test_never_above_scipy(accuracy):
+@pytest.mark.parametrize(("accuracy", "problems"), [(0.1, 1400), (1e-10, 420)])
+def test_never_above_scipy(accuracy, problems):
     rng = np.random.default_rng(3)
     answered = near = 0
-    for i in range(1400):
+    for i in range(problems):
         b, g, radius = draw(rng, KINDS[i % 7], 2 + i % 6)
         p = scipy_step(b, g, radius, accuracy)
         if p is None:
@@ -157,9 +157,9 @@ def test_never_above_scipy(accuracy):
         assert ours <= theirs + 1e-13 * size
         answered += 1
         near += theirs - ours <= 1e-8 * abs(ours)
-    assert answered >= 1000
+    assert answered >= 0.75 * problems
     if accuracy < 1e-6:
-        assert near >= 0.9 * answered
+        assert near >= 0.8 * answered
 
 
 @given(
@@ -200,6 +200,21 @@ def test_hard_case_takes_the_larger_component_positive():
         # The other sign is as good.
         other = found.step - 2 * along
         assert model(b, g, other) == pytest.approx(found.model, rel=1e-9)
+
+
+def test_eigenvalue_of_zero_is_zero_whatever_rounding_says():
+    # Half of these lowest eigenvalues come out below zero by rounding; the shortest of many minimizers is asked for.
+    rng, singular = np.random.default_rng(12), 0
+    for _ in range(100):
+        b, g, _ = draw(rng, "semidefinite", 5)
+        shortest = -np.linalg.pinv(b, rcond=1e-10, hermitian=True) @ g
+        radius = 10 * np.linalg.norm(shortest)
+        found = trust_region_step(b, g, radius)
+        assert found.kind != "hard"
+        if found.kind == "singular":
+            singular += 1
+            np.testing.assert_allclose(found.step, shortest, rtol=0, atol=1e-9 * radius)
+    assert singular >= 80
 
 
 def test_no_room():
@@ -247,7 +262,9 @@ def test_between_the_exact_and_the_cauchy_point(solver, kind):
         size = np.linalg.norm(g) * radius + np.abs(b).max() * radius**2
         assert np.linalg.norm(found.step) <= (1 + 1e-9) * radius
         assert found.model == pytest.approx(model(b, g, found.step), rel=1e-8, abs=1e-13 * size)
-        assert trust_region_step(b, g, radius).model - 1e-12 * size <= found.model <= cauchy(b, g, radius) + 1e-12 * size
+        assert (
+            trust_region_step(b, g, radius).model - 1e-12 * size <= found.model <= cauchy(b, g, radius) + 1e-12 * size
+        )
 
 
 def test_dogleg_is_the_end_of_its_path():
@@ -296,7 +313,9 @@ def test_in_the_plane_both_are_exact():
     rng = np.random.default_rng(9)
     for kind, _ in itertools.product(["indefinite", "definite"], range(30)):
         b, g, radius = draw(rng, kind, 2)
-        assert two_dimensional_step(b, g, radius).model == pytest.approx(trust_region_step(b, g, radius).model, rel=1e-8)
+        assert two_dimensional_step(b, g, radius).model == pytest.approx(
+            trust_region_step(b, g, radius).model, rel=1e-8
+        )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -56,6 +56,9 @@ WRAPPED = [
     Wrapped("HessianFree", {"products": 4, "curvature": "hessian"}),
     Wrapped("CurveBall", {"adapt_every": 2}, outputs=True),
     Wrapped("CurveBall", {"curvature": "hessian", "learning_rate": 0.05, "momentum": 0.7}),
+    Wrapped("TrustRegion", {"initial_radius": 0.5, "subproblem": "two-dimensional"}),
+    Wrapped("KryBall", {"dimension": 3, "gain": 0.0, "initial_radius": 0.5, "refresh": 2}),
+    Wrapped("StochasticKryBall", {"dimension": 2, "momentum": 0.7}),
     Wrapped("KFAC", {"learning_rate": 0.3, "damping": 0.2, "momentum": 0.4, "ema": 0.5}, outputs=True, layers=True),
     Wrapped("AdaptiveKFAC", {"initial_damping": 1.0}, outputs=True, layers=True),
 ]

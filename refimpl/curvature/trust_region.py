@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+from scipy.linalg import lapack
+
 from refimpl.arrays import Array, backend_of, check_positive, host_numbers, namespace
 from refimpl.curvature.spectrum import eigen
 
@@ -82,9 +84,8 @@ def trust_region_step(matrix: Array, gradient: Array, radius: float, *, checked:
 
 
 def _solve(b: Array, g: Array, radius: float) -> TrustRegionStep:
-    # Plain numbers but for `eigh` and three products: calls on arrays of seven entries would cost more than they do.
-    xp = namespace(g)
-    mu_array, vectors = xp.linalg.eigh(b)
+    # Plain numbers but for the eigenvectors and two products: calls on arrays of seven entries cost more than they do.
+    mu_array, vectors, _ = lapack.dsyevd(b)  # what `eigh` calls, without what it does before and after
     mu: list[float] = mu_array.tolist()
     c: list[float] = (g @ vectors).tolist()
     length = math.hypot(*c)

@@ -265,6 +265,8 @@ class KryBall(RadiusRule):
         return krylov, project(point.hvp, orthonormalize([point.gradient, z, *old]))
 
     def _krylov_space(self, point: Point, radius: float) -> Subspace:
+        if float(norm(point.gradient)) == 0:  # no product for a space without vectors
+            return Subspace(point.x[None, :][:0, :], host_numbers("matrix", []).reshape(0, 0))
         reached = [0.0]
 
         def enough(space: Lanczos) -> bool:

@@ -18,7 +18,7 @@ class Judged(NamedTuple):
     ratio: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RadiusRule:
     """The knobs of every trust-region method here, and their rule. Not a method by itself.
 

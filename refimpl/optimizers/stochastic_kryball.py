@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from refimpl.arrays import Array, all_finite, check_between, check_count, namespace
@@ -73,8 +73,8 @@ class StochasticKryBall(RadiusRule):
     dimension: int = 3
     momentum: float = 0.95
     retries: int = 1
-    initial_radius: float = 0.1
-    maximum_radius: float = 0.1
+    initial_radius: float = field(default=0.1, kw_only=True)
+    maximum_radius: float = field(default=0.1, kw_only=True)
     name: ClassVar[str] = "stochastic-kryball"
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@
 """
 
 from refimpl.verify.checks_curveball import StepCheckFailed, check_curveball
+from refimpl.verify.checks_kryball import check_kryball
 from refimpl.verify.golden import GoldenMismatch, check_implementation
 from refimpl.verify.oracle import OracleCheckFailed, check_oracle, check_oracle_functions
 
@@ -13,6 +14,7 @@ __all__ = [
     "StepCheckFailed",
     "check_curveball",
     "check_implementation",
+    "check_kryball",
     "check_oracle",
     "check_oracle_functions",
 ]

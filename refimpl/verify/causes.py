@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.verify import dense_curveball
+from refimpl.verify import dense_curveball, dense_kryball
 
 
 def likely_cause(found: list[Any], wanted: list[Any], samples: int | None = None) -> str:
@@ -70,8 +70,8 @@ def likely_slip(call: str, missed: Sequence[tuple[Mapping[str, Any], Any]], erro
 
     Parameters
     ----------
-    call : what was computed. Something is known about ``"curveball_step"``, whose answer may also be z alone, and
-        ``"curveball_damping"``.
+    call : what was computed. Something is known about ``"curveball_step"``, ``"curveball_damping"``,
+        ``"trust_region_step"``, ``"projected_step"`` and ``"kryball_step"``; an answer may also be the step alone.
     missed : pairs of the inputs of a vector and the wrong answer.
     error : (answer, expected) -> relative error.
     """
@@ -84,6 +84,9 @@ def likely_slip(call: str, missed: Sequence[tuple[Mapping[str, Any], Any]], erro
 _SLIPS: dict[str, tuple[Any, dict[str, str]]] = {
     "curveball_step": (dense_curveball.step, dense_curveball.SLIPS),
     "curveball_damping": (dense_curveball.damping_rule, dense_curveball.DAMPING_SLIPS),
+    "trust_region_step": (dense_kryball.trust_region_step, dense_kryball.REGION_SLIPS),
+    "projected_step": (dense_kryball.projected_step, dense_kryball.PROJECTED_SLIPS),
+    "kryball_step": (dense_kryball.step, dense_kryball.STEP_SLIPS),
 }
 
 

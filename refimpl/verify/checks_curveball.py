@@ -25,8 +25,8 @@ from refimpl.verify.oracle import OracleCheck, OracleReport
 class StepCheckFailed(AssertionError):
     """A step is not the right one. ``report`` holds every check; the message is its table."""
 
-    def __init__(self, report: OracleReport) -> None:
-        super().__init__(f"the steps are not those of CurveBall\n{report}")
+    def __init__(self, report: OracleReport, method: str = "CurveBall") -> None:
+        super().__init__(f"the steps are not those of {method}\n{report}")
         self.report = report
 
 

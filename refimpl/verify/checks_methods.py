@@ -12,11 +12,14 @@ from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
+from refimpl.optimizers.kryball import KryBall
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.optimizers.stochastic_kryball import StochasticKryBall
+from refimpl.optimizers.trust_region import TrustRegion
 from refimpl.run import minimize
 from refimpl.verify.checks_problems import build
 
@@ -25,7 +28,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     for method in (
         GradientDescent, HeavyBall, Nesterov, Adam, AdamW, Newton, DampedNewton, LevenbergMarquardt, SaddleFreeNewton,
         AdaptiveSaddleFreeNewton, SeriesSaddleFreeNewton, AdaptiveSeriesSaddleFreeNewton, LanczosSaddleFreeNewton,
-        CurveBall, HessianFree,
+        CurveBall, HessianFree, TrustRegion, KryBall, StochasticKryBall,
     )
 }  # fmt: skip
 

@@ -12,14 +12,21 @@ from typing import Any
 import numpy as np
 
 from refimpl.arrays import Backend, get_backend, to_numpy
-from refimpl.verify import checks_curveball, checks_methods, checks_problems, checks_series, checks_spectrum
+from refimpl.verify import (
+    checks_curveball,
+    checks_kryball,
+    checks_methods,
+    checks_problems,
+    checks_series,
+    checks_spectrum,
+)
 from refimpl.verify.causes import likely_slip
 
 SCHEMA = 1
 
 CALLS: dict[str, Callable[..., Any]] = {
     **checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS, **checks_series.CALLS,
-    **checks_curveball.CALLS,
+    **checks_curveball.CALLS, **checks_kryball.CALLS,
 }  # fmt: skip
 """What a case may ask: its ``call`` -> a function of a backend and the case's inputs."""
 
@@ -42,7 +49,7 @@ class Case:
 
     @property
     def group(self) -> str:
-        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"series"``, ``"curveball"`` …"""
+        """The file it comes from: ``"spectrum"``, ``"methods"``, ``"series"``, ``"kryball"`` …"""
         return self.id.split("/")[0]
 
     def tolerance(self, dtype: str) -> float:
@@ -119,8 +126,8 @@ def check_implementation(call: str, function: Callable[..., Any], *, dtype: str 
     ValueError
         No case has this call.
     GoldenMismatch
-        An answer is outside its tolerance; the message names each such case, and for a step of CurveBall the likely
-        cause.
+        An answer is outside its tolerance; the message names each such case, and for steps of CurveBall and KryBall
+        the likely cause.
 
     >>> import numpy as np
     >>> outcomes = check_implementation("eigenvalues", lambda matrix: np.linalg.eigvalsh(matrix))

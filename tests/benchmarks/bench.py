@@ -6,6 +6,7 @@
    times depend on the machine and on who else uses it.
 3. How many vectors the series and Lanczos keep.
 4. What a step of CurveBall costs in gradients, and what the package adds to NumPy (curveball_bench.py).
+5. The trust-region subproblem against SciPy's, KryBall's products per step, and what a step adds (kryball_bench.py).
 
 Times are the best of several repeats; the repeats of all variants are interleaved, so that a disturbance hits all. With
 one thread it is processor time, which other programs disturb least; with more (`make bench ARGS="--threads 1 2"`) it is
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import curveball_bench
+import kryball_bench
 import numpy as np
 from timing import race, torch_threads
 from tqdm import tqdm
@@ -36,7 +38,7 @@ from refimpl.problems.mlp import MLP
 from refimpl.problems.spectra import SpectralProblem, logarithmic
 from refimpl.problems.toy import Rosenbrock
 
-SECTIONS = ("products", "batches", "curveball")
+SECTIONS = ("products", "batches", "curveball", "kryball")
 TARGETS = (1e-1, 1e-3, 1e-6)
 HIDDEN = (12,) * 7
 CHUNKS = (5, 10, 25, 50)
@@ -45,7 +47,7 @@ LIMIT = 400
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Products needed, runs in one program, memory, CurveBall.")
+    parser = argparse.ArgumentParser(description="Products needed, runs in one program, memory, CurveBall, KryBall.")
     parser.add_argument("--seeds", type=int, default=5, help="draws of each spectrum (default 5)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each timing, at least 3 (default 5)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of Torch to time (default 1)")
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "curveball" in chosen.only:
         curveball_bench.steps_in_gradients(max(5, repeats))
         curveball_bench.dispatch(3 * max(5, repeats))
+    if "kryball" in chosen.only:
+        kryball_bench.run(max(5, repeats))
     print(f"\nall in {time.perf_counter() - started:.0f} s")
 
 
