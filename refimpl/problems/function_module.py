@@ -17,8 +17,8 @@ class FunctionModule(nn.Module):
 
     Parameters
     ----------
-    problem : a :class:`~refimpl.problems.closed_form.Toy` on the ``"torch"`` backend: Rosenbrock, the saddles, Wood,
-        Rahimi–Recht … Its own formula is called and Torch differentiates it, any number of times.
+    problem : a :class:`~refimpl.problems.closed_form.Toy` on the ``"torch"`` backend, one of the saddles or of the
+        classic functions, say. Its own formula is called and Torch differentiates it, any number of times.
     start : where the parameter begins, numbers of shape (n,).
 
     Attributes

@@ -42,7 +42,6 @@ class MethodOptimizer(torch.optim.Optimizer):
     ----------
     method : the method with the knobs of the last step.
     last_info : what the last step reported (the method's Info), or None.
-    vectors : gradient, momentum, basis … of the last step, as flat vectors.
 
     Raises
     ------
