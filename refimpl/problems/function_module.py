@@ -30,6 +30,10 @@ class FunctionModule(nn.Module):
     ValueError
         Another kind of problem or backend; a start that is not n finite numbers.
 
+    Notes
+    -----
+    Source: KryBall thesis, sec. 5.1.2 and Algorithm 5.
+
     >>> from refimpl.arrays import get_backend
     >>> from refimpl.problems.toy import Rosenbrock
     >>> model = FunctionModule(Rosenbrock(backend=get_backend("torch")), [-1.2, 1.0])
