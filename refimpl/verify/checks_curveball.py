@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,7 +245,12 @@ def _report(seen: list[tuple[dict[str, Any], np.ndarray]], tolerance: float) -> 
     errors = [_distance(moved, dense_curveball.step(**inputs)["step"]) for inputs, moved in seen]
     missed = [pair for pair, error in zip(seen, errors, strict=True) if not error <= tolerance]
     cause = likely_slip("curveball_step", missed, _distance) if missed else ""
-    cause = cause or "no slip of the usual kind; compare with refimpl.verify.dense_curveball.step"
+    return step_report(errors, tolerance, cause, "CurveBall")
+
+
+def step_report(errors: Sequence[float], tolerance: float, cause: str, method: str) -> OracleReport:
+    """One row per step, with the ``cause`` beside those that are wrong; raises StepCheckFailed if there are any."""
+    cause = cause or f"no slip of the usual kind; compare with refimpl.verify.dense_{method.lower()}.step"
     checks = [
         OracleCheck(f"step {i}" + (", without momentum" if i == 1 else ""), error, tolerance,
                     "" if error <= tolerance else cause)
@@ -253,7 +258,7 @@ def _report(seen: list[tuple[dict[str, Any], np.ndarray]], tolerance: float) -> 
     ]  # fmt: skip
     report = OracleReport(tuple(checks))
     if not report.passed:
-        raise StepCheckFailed(report)
+        raise StepCheckFailed(report, method)
     return report
 
 

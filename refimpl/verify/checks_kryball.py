@@ -20,8 +20,8 @@ from refimpl.oracle import Problem
 from refimpl.problems.classics import Wood
 from refimpl.problems.closed_form import Toy
 from refimpl.verify import dense_kryball
-from refimpl.verify.checks_curveball import StepCheckFailed
-from refimpl.verify.oracle import OracleCheck, OracleReport
+from refimpl.verify.checks_curveball import step_report
+from refimpl.verify.oracle import OracleReport
 
 
 class QuarticModel(Toy):
@@ -238,13 +238,5 @@ def _report(seen: list[tuple[dict[str, Any], np.ndarray]], radius: float, tolera
     if not max(errors) <= tolerance:
         slips = dense_kryball.STEP_SLIPS
         named = [words for slip, words in slips.items() if max(_chain(seen, radius, slip)) < 100 * tolerance]
-        cause = "; or ".join(named) or "no slip of the usual kind; compare with refimpl.verify.dense_kryball.step"
-    checks = [
-        OracleCheck(f"step {i}" + (", without momentum" if i == 1 else ""), error, tolerance,
-                    "" if error <= tolerance else cause)
-        for i, error in enumerate(errors, start=1)
-    ]  # fmt: skip
-    report = OracleReport(tuple(checks))
-    if not report.passed:
-        raise StepCheckFailed(report, "KryBall")
-    return report
+        cause = "; or ".join(named)
+    return step_report(errors, tolerance, cause, "KryBall")
