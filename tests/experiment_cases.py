@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
+from refimpl.experiments.records import provenance_line, read_record
+
 
 @dataclass(frozen=True)
 class Interrupting:
@@ -15,3 +19,18 @@ class Interrupting:
             raise RuntimeError("stopped")
         self.ran.append(job)
         return super().run_job(job, settings, device)
+
+
+def stopped_and_continued(study, name, stop, folder):
+    """The smoke record of ``study(name)``, stopped at the job ``stop`` and continued: no job runs twice."""
+    first = study(name, stop=stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        first.record(folder, scale="smoke")
+    second = study(name)
+    second.record(folder, scale="smoke")
+    jobs = second.jobs(second.settings("smoke", None))
+    assert first.ran == jobs[: jobs.index(stop)]
+    assert second.ran == jobs[jobs.index(stop) :]
+    record = read_record(name, folder)
+    assert "Recorded " in provenance_line(record)
+    return record

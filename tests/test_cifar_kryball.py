@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from experiment_cases import Interrupting
+from experiment_cases import Interrupting, stopped_and_continued
 
 torch = pytest.importorskip("torch")
 
@@ -27,7 +27,7 @@ from refimpl.experiments.cifar_kryball import (  # noqa: E402
     late_phase,
     methods,
 )
-from refimpl.experiments.records import check_record, provenance, provenance_line, read_record  # noqa: E402
+from refimpl.experiments.records import check_record, provenance  # noqa: E402
 from refimpl.experiments.runner import SCALES  # noqa: E402
 from refimpl.experiments.small_convnets import load  # noqa: E402
 from refimpl.experiments.training import Tuned, train  # noqa: E402
@@ -265,17 +265,7 @@ class Interrupted(Interrupting, CifarKryBall):
 
 
 def test_smoke_record_and_how_it_is_continued(without_photographs, tmp_path):
-    stop = f"{CASE}/kryball/0"
-    first = Interrupted("cifar-kryball", stop=stop)
-    with pytest.raises(RuntimeError, match="stopped"):
-        first.record(tmp_path, scale="smoke")
-    second = Interrupted("cifar-kryball")
-    second.record(tmp_path, scale="smoke")
-    jobs = second.jobs(second.settings("smoke", None))
-    assert first.ran == jobs[: jobs.index(stop)]
-    assert second.ran == jobs[jobs.index(stop) :]
-    record = read_record("cifar-kryball", tmp_path)
-    assert "Recorded " in provenance_line(record)
+    record = stopped_and_continued(Interrupted, "cifar-kryball", f"{CASE}/kryball/0", tmp_path)
     assert all(run["data"].startswith("digits: ") for run in record["runs"])
     assert [row[0] for row in table(record, CASE)] == list(methods())
     starts = {run["curve"]["loss"][0] for run in record["runs"] if run["role"] == "run"}

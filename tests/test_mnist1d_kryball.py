@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from experiment_cases import Interrupting
+from experiment_cases import Interrupting, stopped_and_continued
 
 from refimpl import minimize
 from refimpl.arrays import as_generator
@@ -29,7 +29,7 @@ from refimpl.experiments.mnist1d_kryball import (
     slices,
     tuned_momentum,
 )
-from refimpl.experiments.records import check_record, provenance, provenance_line, read_record
+from refimpl.experiments.records import check_record, provenance
 from refimpl.experiments.runner import SCALES
 from refimpl.experiments.training import Tuned, train
 from refimpl.experiments.watched import (
@@ -346,17 +346,7 @@ class Interrupted(Interrupting, Mnist1dKryBall):
 
 
 def test_smoke_record_and_how_it_is_continued(tmp_path):
-    stop = "full-batch/kryball/0"
-    first = Interrupted("mnist1d-kryball", stop=stop)
-    with pytest.raises(RuntimeError, match="stopped"):
-        first.record(tmp_path, scale="smoke")
-    second = Interrupted("mnist1d-kryball")
-    second.record(tmp_path, scale="smoke")
-    jobs = second.jobs(second.settings("smoke", None))
-    assert first.ran == jobs[: jobs.index(stop)]
-    assert second.ran == jobs[jobs.index(stop) :]
-    record = read_record("mnist1d-kryball", tmp_path)
-    assert "Recorded " in provenance_line(record)
+    record = stopped_and_continued(Interrupted, "mnist1d-kryball", "full-batch/kryball/0", tmp_path)
 
     assert all(run["status"] == "budget" for run in record["runs"])
     assert [row[0] for row in table(record, "minibatch")] == list(methods("minibatch"))
