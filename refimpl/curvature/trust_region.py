@@ -76,7 +76,7 @@ def trust_region_step(matrix: Array, gradient: Array, radius: float, *, checked:
     ('hard', [1.732050807569, -1.0], 2.0)
     """
     if checked:
-        b, g = _checked(matrix, gradient)
+        b, g = checked_model(matrix, gradient)
         radius = check_positive("radius", radius, zero_allowed=True)
         found = _solve(b, g, radius)
         return found._replace(step=backend_of(gradient).asarray(found.step))
@@ -170,7 +170,7 @@ def dogleg_step(matrix: Array, gradient: Array, radius: float) -> TrustRegionSte
     >>> dogleg_step(np.diag([1.0, 4.0]), np.array([1.0, 1.0]), 9.0).step.tolist()
     [-1.0, -0.25]
     """
-    b, g = _checked(matrix, gradient)
+    b, g = checked_model(matrix, gradient)
     radius = check_positive("radius", radius, zero_allowed=True)
     xp = namespace(g)
     values, vectors = eigen(b)
@@ -210,7 +210,7 @@ def two_dimensional_step(matrix: Array, gradient: Array, radius: float) -> Trust
     >>> two_dimensional_step(np.diag([1.0, -4.0]), np.array([1.0, 1.0]), 1.0).kind
     'boundary'
     """
-    b, g = _checked(matrix, gradient)
+    b, g = checked_model(matrix, gradient)
     radius = check_positive("radius", radius, zero_allowed=True)
     xp = namespace(g)
     values, vectors = eigen(b)
@@ -233,7 +233,7 @@ def _returned(found: TrustRegionStep, like: Array) -> TrustRegionStep:
     return found._replace(step=backend_of(like).asarray(found.step))
 
 
-def _checked(matrix: Any, gradient: Any) -> tuple[Array, Array]:
+def checked_model(matrix: Any, gradient: Any) -> tuple[Array, Array]:
     b, g = host_numbers("matrix", matrix), host_numbers("gradient", gradient)
     xp = namespace(g)
     if g.ndim != 1 or g.shape[0] == 0 or b.shape != (g.shape[0], g.shape[0]):
