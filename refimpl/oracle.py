@@ -15,68 +15,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from refimpl.arrays import Array, Backend, all_finite, check_array, get_backend
+from refimpl.counts import Counts, KroneckerFactors
+
+__all__ = ["Counts", "Evaluation", "KroneckerFactors", "Point", "Problem", "Sample"]
 
 Sample = Any
 """What ``problem.draw`` returned: a minibatch, a noise value, or None. Opaque to every optimizer."""
-
-
-class Counts(NamedTuple):
-    """How often each quantity was evaluated. Counts add up along a run.
-
-    ``loss`` counts forward passes that were not part of a gradient: a gradient evaluation includes the loss at the
-    same point. A dense Hessian counts as n products, whatever the route. ``ggnvp`` is kept for information: each
-    one is a ``jvp`` and a ``vjp``, which are counted as well. Kronecker factors count as one ``vjp`` per output of
-    the network.
-
-    >>> (Counts(gradient=1) + Counts(loss=3, hvp=2)).work
-    6.0
-    """
-
-    loss: int = 0
-    gradient: int = 0
-    hvp: int = 0
-    jvp: int = 0
-    vjp: int = 0
-    ggnvp: int = 0
-
-    def __add__(self, other: tuple[int, ...]) -> Counts:  # type: ignore[override]
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
-
-    def labelled(self) -> dict[str, int]:
-        """The counts under the names a trace uses: ``gradient_count`` and so on."""
-        return {f"{key}_count": value for key, value in self._asdict().items()}
-
-    @property
-    def work(self) -> float:
-        """Work in gradient evaluations: loss 1/3, gradient 1, hvp 2, jvp and vjp 2/3 each.
-
-        These are the ratios of multiply-adds in a network of dense or convolutional layers when what depends only
-        on the point is kept (Griewank & Walther 2008, ch. 3 and 4; chapter 2 of the book measures them).
-        """
-        return self.loss / 3 + self.gradient + 2 * self.hvp + 2 * (self.jvp + self.vjp) / 3
-
-
-class KroneckerFactors(NamedTuple):
-    """One layer's block of the Gauss–Newton matrix as a Kronecker product of two small matrices.
-
-    A layer computes z = W a with W = [weight | bias] and a = [activations below; 1].
-
-    inputs : A, the mean over samples of a a^T, (..., fan_in + 1, fan_in + 1).
-
-    outputs : S, the sum over samples of (dphi/dz)^T (d2L/dphi2) dphi/dz, (..., fan_out, fan_out). The mean of the
-    loss is inside d2L/dphi2: S needs no further 1/samples.
-
-    S ⊗ A, with the entries of W row by row, is the block itself for one sample, or where a is the same for all
-    samples; otherwise it neglects how the two vary together.
-
-    Source: Martens & Grosse (2015), sec. 3, with the exact matrix for the expectation over sampled targets.
-    """
-
-    inputs: Array
-    outputs: Array
 
 
 class Evaluation(ABC):
@@ -124,6 +71,16 @@ class Evaluation(ABC):
         """(dphi/dx)^T u, shape (n,): one reverse-mode pass."""
         raise NotImplementedError
 
+    def sampled_output_gradient(self, rng: Any, likelihood: str | None) -> tuple[Array, int]:
+        """dL/dphi (o,) for targets drawn from the model's own prediction, and how many rows L is the mean of.
+
+        ``likelihood`` names the distribution where the loss does not tell it. ValueError where nothing does.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no likelihood, so no targets can be drawn from its predictions; use a network "
+            "with a loss, or estimator='hutchinson'"
+        )
+
     def kronecker_factors(self) -> tuple[list[KroneckerFactors], Counts] | None:
         """The factors of every layer and what they cost; None where the parameters are not those of layers."""
         return None
@@ -152,6 +109,11 @@ class Problem(ABC):
     @abstractmethod
     def evaluation(self, x: Array, sample: Sample) -> Evaluation:
         """The mathematics at ``x`` for ``sample``. Called by :meth:`at`, which has checked and copied ``x``."""
+
+    @property
+    def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the tensors that x is made of, in its order; one vector of n numbers where nothing is known."""
+        return ((self.n,),)
 
     @abstractmethod
     def initial(self, rng: Any) -> Array:
@@ -298,6 +260,31 @@ class Point:
         product = self.vjp(self._evaluation.output_hvp(self.jvp(v)))
         self._extra += Counts(ggnvp=1)
         return product
+
+    def sampled_gradient(self, rng: Any, likelihood: str | None = None) -> tuple[Array, int]:
+        """The gradient (n,) of the mean loss for targets drawn from the model's own prediction, and its rows N.
+
+        N times the square of the gradient, entry by entry, has the diagonal of the Gauss–Newton matrix as its mean.
+
+        Parameters
+        ----------
+        rng : a NumPy Generator; the same numbers on every backend, and for every run of a batch.
+        likelihood : ``"categorical"``, ``"gaussian"`` (unit variance) or ``"bernoulli"``, where the loss is a function
+            that does not tell it; otherwise None.
+
+        Raises
+        ------
+        ValueError
+            No outputs; a likelihood that is not known, or another one than that of the loss.
+
+        Cost: one reverse-mode pass (and the forward pass, where the gradient is not asked as well).
+
+        Source: Liu et al. (2024), sec. 2.3, after Schraudolph (2002).
+        """
+        self._require_outputs()
+        _ = self.outputs  # the forward pass is charged once, whoever asks
+        slope, rows = self._evaluation.sampled_output_gradient(rng, likelihood)
+        return self.vjp(slope), rows
 
     def kronecker_factors(self) -> list[KroneckerFactors]:
         """The Kronecker factors of every layer, in the order of ``problem.to_layers``.

@@ -93,6 +93,11 @@ class ClosureProblem(Problem):
         self.module = module
         self._names = [] if module is None else layer_names(module, self.parameters)
 
+    @property
+    def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the parameters."""
+        return tuple(tuple(p.shape) for p in self.parameters)
+
     def evaluation(self, x: Tensor, sample: Generators | None) -> ClosureEvaluation:
         """Write ``x`` into the parameters and call the closure once, with gradients."""
         if sample is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from refimpl.oracle import Counts, Evaluation, KroneckerFactors
 from refimpl.problems.layer_factors import layer_factors
+from refimpl.problems.sampled_targets import sampled_output_gradient
 
 
 class ClosureEvaluation(Evaluation):
@@ -85,6 +86,11 @@ class ClosureOutputs(ClosureEvaluation):
     def vjp(self, u: Tensor) -> Tensor:
         """(dphi/dx)^T u, (n,): one backward pass."""
         return flattened(_pull_back([self._phi], self._parameters, [u.reshape(self._phi.shape)]))
+
+    def sampled_output_gradient(self, rng: Any, likelihood: str | None) -> tuple[Tensor, int]:
+        """dL/dphi (o,) for targets drawn from the predictions, and the number of rows; the likelihood must be named."""
+        gradient, rows = sampled_output_gradient(None, self._phi.detach(), rng, likelihood)
+        return gradient.reshape(-1), rows
 
     @property
     def _phi(self) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from refimpl.arrays import Array, device_of, host_numbers, namespace, to_numpy
+from refimpl.problems.likelihoods import draw_targets
 
 
 class Loss(ABC):
@@ -28,6 +29,8 @@ class Loss(ABC):
 
     name: ClassVar[str]
     integer_targets: ClassVar[bool] = False
+    output_axes: ClassVar[int] = 2
+    likelihood: ClassVar[str | None] = None
 
     @abstractmethod
     def value(self, outputs: Array, targets: Array) -> Array:
@@ -56,6 +59,22 @@ class Loss(ABC):
             No samples, a shape that does not fit, values that are not finite or out of range.
         """
 
+    def sample(self, outputs: Array, rng: Any) -> Array:
+        """Targets drawn from the predictions: the value is their negative log-likelihood, but for a constant.
+
+        One draw for each run where there are leading axes, from the same random numbers (``rng``, a NumPy Generator).
+
+        Raises
+        ------
+        ValueError
+            A loss without ``likelihood``.
+        """
+        if self.likelihood is None:
+            raise ValueError(
+                f"{type(self).__name__} is not the likelihood of a distribution with a name; set likelihood"
+            )
+        return draw_targets(self.likelihood, outputs, rng, self.output_axes)
+
     def metrics(self, outputs: Array, targets: Array) -> dict[str, Array]:
         """What a reader wants to see besides the loss, each of shape (...): ``accuracy`` for classification."""
         return {}
@@ -66,6 +85,7 @@ class HalfMeanSquaredError(Loss):
     """Half the squared error: mean over samples of sum_k (p_k - t_k)^2 / 2. Targets (samples, k) or (samples,)."""
 
     name: ClassVar[str] = "half-mse"
+    likelihood: ClassVar[str | None] = "gaussian"
 
     def value(self, outputs: Array, targets: Array) -> Array:
         """Half the mean squared error, (...)."""
@@ -92,6 +112,7 @@ class SoftmaxCrossEntropy(Loss):
 
     name: ClassVar[str] = "softmax-cross-entropy"
     integer_targets: ClassVar[bool] = True
+    likelihood: ClassVar[str | None] = "categorical"
 
     def value(self, outputs: Array, targets: Array) -> Array:
         """The mean cross-entropy, (...)."""
@@ -139,6 +160,47 @@ class SoftmaxCrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
+class TokenCrossEntropy(Loss):
+    """Mean over all tokens of -log softmax(logits)[token], for sequences.
+
+    Outputs are (..., samples, places, k), targets whole numbers 0 … k-1, shape (samples, places). The same as
+    :class:`SoftmaxCrossEntropy` with every place of every sequence as a sample of its own.
+    """
+
+    name: ClassVar[str] = "token-cross-entropy"
+    integer_targets: ClassVar[bool] = True
+    output_axes: ClassVar[int] = 3
+    likelihood: ClassVar[str | None] = "categorical"
+
+    def value(self, outputs: Array, targets: Array) -> Array:
+        """The mean cross-entropy, (...)."""
+        return _PER_TOKEN.value(*_tokens_as_samples(outputs, targets))
+
+    def gradient(self, outputs: Array, targets: Array) -> Array:
+        """(softmax - indicator of the token) / tokens, shape of the outputs."""
+        flat = _PER_TOKEN.gradient(*_tokens_as_samples(outputs, targets))
+        return namespace(outputs).reshape(flat, tuple(outputs.shape))
+
+    def curvature(self, outputs: Array, targets: Array) -> Callable[[Array], Array]:
+        """(diag(p) - p p^T) / tokens, one block per token."""
+        logits, labels = _tokens_as_samples(outputs, targets)
+        xp, product = namespace(outputs), _PER_TOKEN.curvature(logits, labels)
+        return lambda u: xp.reshape(product(xp.reshape(u, tuple(logits.shape))), tuple(outputs.shape))
+
+    def check_targets(self, targets: Any, samples: int, width: int) -> np.ndarray:
+        """Whole numbers from 0 to width - 1, shape (samples, places) with places >= 1."""
+        tokens = to_numpy(targets)
+        _check_samples(samples)
+        if tokens.ndim != 2 or len(tokens) != samples or tokens.shape[1] == 0:
+            raise ValueError(f"tokens must have shape ({samples}, places), got {tokens.shape}")
+        return _PER_TOKEN.check_targets(tokens.reshape(-1), tokens.size, width).reshape(tokens.shape)
+
+    def metrics(self, outputs: Array, targets: Array) -> dict[str, Array]:
+        """``accuracy``: the share of tokens whose largest logit is the right one."""
+        return _PER_TOKEN.metrics(*_tokens_as_samples(outputs, targets))
+
+
+@dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     """Cross-entropy of yes/no targets on logits, summed over outputs, mean over samples.
 
@@ -146,6 +208,7 @@ class BinaryCrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "binary-cross-entropy"
+    likelihood: ClassVar[str | None] = "bernoulli"
 
     def value(self, outputs: Array, targets: Array) -> Array:
         """The mean binary cross-entropy, (...)."""
@@ -172,6 +235,9 @@ class BinaryCrossEntropy(Loss):
         xp = namespace(outputs)
         correct = xp.astype((outputs > 0) == (targets > 0.5), outputs.dtype)
         return {"accuracy": xp.mean(correct, axis=(-2, -1))}
+
+
+_PER_TOKEN = SoftmaxCrossEntropy()
 
 
 def softplus(z: Array) -> Array:
@@ -203,15 +269,24 @@ def _softmax(outputs: Array) -> Array:
 
 def _label_mask(outputs: Array, labels: Array) -> Array:
     xp = namespace(outputs)
-    if tuple(labels.shape) != tuple(outputs.shape[-2:-1]):
+    # Labels that were drawn differ from run to run; those of a data set do not.
+    if tuple(labels.shape) not in (tuple(outputs.shape[-2:-1]), tuple(outputs.shape[:-1])):
         raise ValueError(f"labels must have shape {tuple(outputs.shape[-2:-1])}, got {tuple(labels.shape)}")
     classes = xp.arange(outputs.shape[-1], dtype=labels.dtype, device=device_of(labels))
-    return labels[:, None] == classes[None, :]
+    return labels[..., None] == classes
+
+
+def _tokens_as_samples(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    xp, shape = namespace(outputs), tuple(outputs.shape)
+    if tuple(targets.shape) not in (shape[-3:-1], shape[:-1]):
+        raise ValueError(f"tokens must have shape {shape[-3:-1]}, got {tuple(targets.shape)}")
+    flat = xp.reshape(targets, (*tuple(targets.shape)[:-2], shape[-3] * shape[-2]))
+    return xp.reshape(outputs, (*shape[:-3], shape[-3] * shape[-2], shape[-1])), flat
 
 
 def _aligned(targets: Array, outputs: Array) -> Array:
     # (samples,) against (samples, 1) would broadcast to a square without a word; this costs no read-back.
-    if tuple(targets.shape) != tuple(outputs.shape[-2:]):
+    if tuple(targets.shape) not in (tuple(outputs.shape[-2:]), tuple(outputs.shape)):
         raise ValueError(f"targets must have shape {tuple(outputs.shape[-2:])}, got {tuple(targets.shape)}")
     return targets
 

@@ -98,6 +98,11 @@ class MLP(Problem):
         self._to_augmented = integers(self.backend, order)
         self._from_augmented = integers(self.backend, np.argsort(order))
 
+    @property
+    def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Weight (fan_out, fan_in) and bias (fan_out,) of every layer."""
+        return tuple(shape for a, b in pairwise(self.widths) for shape in ((b, a), (b,)))
+
     def evaluation(self, x: Array, sample: Any) -> MLPEvaluation:
         """The network at ``x`` on ``sample``: a :class:`Minibatch`, or None for every row."""
         chosen: Minibatch | None = check_sample(sample, self.samples)

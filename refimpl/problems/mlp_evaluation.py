@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from refimpl.arrays import Array
 from refimpl.oracle import Counts, Evaluation, KroneckerFactors
 from refimpl.problems.kronecker import input_factor, join_layers, output_factor, split_layers
+from refimpl.problems.sampled_targets import sampled_output_gradient
 
 if TYPE_CHECKING:
     from refimpl.problems.mlp import MLP
@@ -138,6 +139,12 @@ class MLPEvaluation(Evaluation):
     def vjp(self, u: Array) -> Array:
         """The backward pass alone, from ``u`` in output space."""
         return self._products(self._pass_down(self._transposed(self._table(u))))
+
+    def sampled_output_gradient(self, rng: Any, likelihood: str | None) -> tuple[Array, int]:
+        """dL/dphi (..., samples k) for targets drawn from the predictions, and the number of samples."""
+        loss = self._problem.loss_function
+        gradient, rows = sampled_output_gradient(loss, self._forward.outputs, rng, likelihood)
+        return self._flat(gradient), rows
 
     def kronecker_factors(self) -> tuple[list[KroneckerFactors], Counts]:
         """Factors of the Gauss–Newton blocks: all k outputs are followed down at once, over kept activations."""

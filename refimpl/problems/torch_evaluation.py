@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from refimpl.oracle import Counts, Evaluation, KroneckerFactors
 from refimpl.problems.layer_factors import layer_factors, linear_layers, refuse_batch_norm, watched
 from refimpl.problems.losses import Loss
+from refimpl.problems.sampled_targets import sampled_output_gradient
 
 if TYPE_CHECKING:
     from refimpl.problems.torch_net import TorchProblem
@@ -87,6 +88,13 @@ class TorchEvaluation(Evaluation):
         """(dphi/dx)^T u, (n,): one backward pass through the kept graph."""
         outputs = self._forward.outputs
         return _backward(outputs, self._x, u.reshape(outputs.shape))
+
+    def sampled_output_gradient(self, rng: Any, likelihood: str | None) -> tuple[Tensor, int]:
+        """dL/dphi (o,) for targets drawn from the predictions, and the number of rows."""
+        loss = self._problem.loss_function
+        known = loss if isinstance(loss, Loss) else None
+        gradient, rows = sampled_output_gradient(known, self._forward.outputs.detach(), rng, likelihood)
+        return gradient.reshape(-1), rows
 
     def kronecker_factors(self) -> tuple[list[KroneckerFactors], Counts]:
         """Factors of every ``Linear``, from one forward pass and one backward pass per output.

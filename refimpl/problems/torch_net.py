@@ -52,7 +52,8 @@ class TorchProblem(Problem):
         asked for its loss, gradient, outputs, hvp or vjp, and for nothing else. A module that calls
         ``scaled_dot_product_attention`` must do so under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``:
         Torch's fused kernels cannot be differentiated twice.
-    loss : one of :mod:`refimpl.problems.losses` (the module then returns (samples, k)), or any function
+    loss : one of :mod:`refimpl.problems.losses` (the module then returns (samples, k), for
+        ``TokenCrossEntropy`` (samples, places, k)), or any function
         ``(outputs, targets) -> scalar tensor`` that is a mean over samples, convex in the outputs where
         Gauss–Newton products are wanted, and twice differentiable.
     inputs, targets : the training set; rows are samples.
@@ -125,6 +126,11 @@ class TorchProblem(Problem):
             inputs, targets = check_pair(test)
             test_inputs = self._inputs(inputs)
             self.test = (test_inputs, self._targets(targets, test_inputs))
+
+    @property
+    def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the trainable parameters."""
+        return tuple(self._shapes)
 
     def evaluation(self, x: Tensor, sample: Any) -> TorchEvaluation:
         """The module at ``x`` on ``sample``: a :class:`Minibatch`, or None for every row."""
@@ -202,9 +208,10 @@ class TorchProblem(Problem):
             # outside the transform is refused by Torch.
             replaced |= {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         outputs = functional_call(self.module, replaced, (inputs,))
-        if isinstance(self.loss_function, Loss) and outputs.ndim != 2:
+        if isinstance(self.loss_function, Loss) and outputs.ndim != self.loss_function.output_axes:
+            wanted = "(samples, k)" if self.loss_function.output_axes == 2 else "(samples, places, k)"
             raise ValueError(
-                f"{type(self.loss_function).__name__} needs outputs (samples, k), the module returned "
+                f"{type(self.loss_function).__name__} needs outputs {wanted}, the module returned "
                 f"{tuple(outputs.shape)}; end it with a Flatten, or give a function as the loss"
             )
         return outputs
