@@ -47,7 +47,10 @@ from torch import Tensor, nn
 from refimpl.optimizers import (
     adam,
     adaptive_saddle_free,
+    amos,
+    arc,
     curveball,
+    elmo,
     gradient_descent,
     hessian_free,
     kfac,
@@ -57,12 +60,16 @@ from refimpl.optimizers import (
     newton,
     saddle_free,
     series_sfn,
+    sophia,
     stochastic_kryball,
     trust_region,
 )
 from refimpl.torch_optim.method import MethodOptimizer
 
 __all__ = [
+    "AMOS",
+    "ARC",
+    "ELMO",
     "KFAC",
     "Adam",
     "AdamW",
@@ -82,6 +89,7 @@ __all__ = [
     "Newton",
     "SaddleFreeNewton",
     "SeriesSaddleFreeNewton",
+    "Sophia",
     "StochasticKryBall",
     "TrustRegion",
 ]
@@ -138,6 +146,28 @@ class AdamW(_Knobs):
     """:class:`refimpl.optimizers.adam.AdamW`: Adam with decay of the parameters outside its scale."""
 
     method_class = adam.AdamW
+
+
+class Sophia(_Knobs):
+    """:class:`refimpl.optimizers.sophia.Sophia`: one gradient, and in every ``interval``-th step one pass more.
+
+    With the default ``estimator="gnb"`` the closure must return (loss, outputs) and ``likelihood`` must be named, since
+    a closure does not tell it: ``"categorical"`` for a mean cross-entropy over all rows, with logits on the last axis
+    of the outputs. There is no default, because a wrong one would go unnoticed.
+    """
+
+    method_class = sophia.Sophia
+
+
+class AMOS(_Knobs):
+    """:class:`refimpl.optimizers.amos.AMOS`: Sophia, and gradient descent where the curvature moves too fast.
+
+    As for :class:`Sophia`; groups are the parameters, in their order, or chunks. Torch's schedulers reach ``lr``, which
+    is Sophia's rate; ``offload_rate`` is a knob of its own, and stays unless ``param_groups[0]["offload_rate"]`` is
+    changed. For ``published``, give :class:`MethodOptimizer` the method it returns.
+    """
+
+    method_class = amos.AMOS
 
 
 class Newton(_Knobs):
@@ -237,6 +267,18 @@ class StochasticKryBall(_Knobs):
     """
 
     method_class = stochastic_kryball.StochasticKryBall
+
+
+class ELMO(_Knobs):
+    """:class:`refimpl.optimizers.elmo.ELMO`, with the dense Hessian: n products per step, and what its oracle asks."""
+
+    method_class = elmo.ELMO
+
+
+class ARC(_Knobs):
+    """:class:`refimpl.optimizers.arc.ARC`: n products, or ``dimension`` of them, and one trial per step."""
+
+    method_class = arc.ARC
 
 
 class KFAC(_Knobs):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
-from refimpl.optimizers import adam, gradient_descent, kfac, krylov_descent, levenberg_marquardt
+from refimpl.optimizers import adam, gradient_descent, kfac, krylov_descent, levenberg_marquardt, schedule, sophia
 from refimpl.optimizers.base import LibraryOptimizer, Optimizer
 from refimpl.oracle import Counts
 from refimpl.problems.closure import Closure, ClosureProblem, check_buffers, check_parameters, layer_names
@@ -23,8 +23,10 @@ _WITHOUT_HESSIAN = (
     kfac.KFAC,
     kfac.AdaptiveKFAC,
     levenberg_marquardt.LevenbergMarquardt,
+    sophia.Sophia,
 )
-"""Methods that never ask for a product with the Hessian: their gradient is made without its graph."""
+"""Methods that ask for no product with the Hessian, or seldom for one (Sophia with Hutchinson's estimate): their
+gradient is made without its graph."""
 
 
 class MethodOptimizer(torch.optim.Optimizer):
@@ -220,6 +222,11 @@ def _check_method(method: Any, module: Any) -> None:
         raise ValueError(
             f"{type(method).__name__} needs the inputs of every layer, which a closure alone does not show: give also "
             "module=, the module that the closure calls"
+        )
+    if isinstance(method, schedule.Scheduled):
+        raise ValueError(
+            f"Scheduled changes knobs that stand in param_groups here: give the method inside ({method.name}) and one "
+            "of torch.optim.lr_scheduler"
         )
     if isinstance(method, krylov_descent.KrylovSubspaceDescent):
         raise ValueError(

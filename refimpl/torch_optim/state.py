@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -102,9 +102,18 @@ def decode(saved: Any, method: Any, like: Tensor, *, copy: bool = False) -> Any:
     values = {key: decode(value, method, like, copy=copy) for key, value in fields.items()}
     if kind == "dict":
         return values
-    # A state's class stands in the file of its method, or of a class the method inherits from.
-    for cls in type(method).__mro__:
+    # A state's class stands in the file of its method, of a class the method inherits from, or of a method inside it.
+    for cls in (cls for one in _methods_in(method) for cls in type(one).__mro__):
         found = vars(sys.modules[cls.__module__]).get(str(kind))
         if isinstance(found, type) and issubclass(found, tuple) and getattr(found, "_fields", None) == tuple(values):
             return found(**values)
     raise ValueError(f"the saved state is a {kind!r} with {list(values)}, which {type(method).__name__} does not have")
+
+
+def _methods_in(method: Any) -> Iterator[Any]:
+    """The method, and those among its knobs (FOSI's base), with theirs."""
+    yield method
+    for name in _fields(method):
+        knob = getattr(method, name)
+        if dataclasses.is_dataclass(knob) and hasattr(knob, "step"):
+            yield from _methods_in(knob)
