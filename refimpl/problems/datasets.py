@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.arrays import as_generator, check_count
+from refimpl.arrays import as_generator, check_count, check_positive
 
 ENVIRONMENT_VARIABLE = "REFIMPL_DATA"
 _REGISTRY = Path(__file__).with_name("registry.json")
@@ -182,6 +182,38 @@ def xor() -> Dataset:
     return Dataset(
         "xor", inputs, targets, inputs.copy(), targets.copy(), inputs.copy(), targets.copy(),
         source="by definition", licence="none needed", note="the same four rows three times", classes=2,
+    )  # fmt: skip
+
+
+def two_moons(split_seed: int = 0, *, rows: int = 200, noise: float = 0.2) -> Dataset:
+    """Two half circles that reach into each other, one per class: ``rows`` training and as many test rows.
+
+    Class 0 lies on the upper half of the unit circle around 0, class 1 on the lower half of that around (1, 1/2);
+    angles are uniform, and normal noise of deviation ``noise`` is added to both coordinates: with 0.2 the classes just
+    overlap. They alternate row by row. ``split_seed`` decides the points, training first.
+
+    Raises
+    ------
+    ValueError
+        No rows, or noise that is negative or not finite.
+
+    >>> moons = two_moons(rows=4, noise=0.0)
+    >>> moons.train_targets.tolist()
+    [0.0, 1.0, 0.0, 1.0]
+    >>> [round(float(np.hypot(*p)), 6) for p in moons.train_inputs[::2]]
+    [1.0, 1.0]
+    """
+    check_count("rows", rows)
+    check_positive("noise", noise, zero_allowed=True)
+    rng = as_generator(split_seed)
+    labels = np.arange(2 * rows) % rows % 2.0
+    angles = rng.uniform(0.0, np.pi, 2 * rows)
+    circle = np.column_stack([np.cos(angles), np.sin(angles)])
+    inputs = np.where(labels[:, None] == 1.0, np.asarray([1.0, 0.5]) - circle, circle)
+    inputs = inputs + noise * rng.standard_normal(inputs.shape)
+    return split_rows(
+        "two_moons", inputs, labels, sizes=(rows, 0, rows), order=np.arange(2 * rows),
+        source="by definition", licence="none needed", note=f"normal noise of deviation {noise:g}", classes=2,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from refimpl.arrays import Backend, as_generator, check_count, to_numpy
 from refimpl.problems.mlp import check_widths
+from refimpl.problems.transformer import char_transformer as char_transformer
 
 
 def mlp_module(
