@@ -1,7 +1,12 @@
 """Named, reproducible runs: which problem, which optimizer, which settings, what is recorded."""
 
+from refimpl.experiments.char_transformer import CharTransformer
+from refimpl.experiments.char_tuning import CharTuning
 from refimpl.experiments.cifar_kryball import CifarKryBall
+from refimpl.experiments.curvature_shift import CurvatureShift
 from refimpl.experiments.curveball_table import CurveballTable
+from refimpl.experiments.eigenarc_study import EigenArcStudy
+from refimpl.experiments.fosi_study import FosiStudy
 from refimpl.experiments.kryball_table import KryballTable
 from refimpl.experiments.mnist1d_kryball import Mnist1dKryBall
 from refimpl.experiments.mnist_mlp import MnistMLP
@@ -24,6 +29,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         KryballTable("kryball-table"),
         Mnist1dKryBall("mnist1d-kryball"),
         CifarKryBall("cifar-kryball"),
+        EigenArcStudy("eigenarc"),
+        CurvatureShift("curvature-shift"),
+        CharTuning("char-tuning"),
+        CharTransformer("char-transformer"),
+        FosiStudy("fosi"),
     )
 }
 """Every experiment that ``python -m refimpl.experiments`` knows."""
