@@ -96,8 +96,8 @@ PRESENT = [spec for spec in BACKENDS if spec.missing is None]
 def toy_cases() -> list[Case]:
     """Everything in closed form: toys, test functions, quadratics and the linear network."""
 
-    def toy(name: str, **options: object) -> Callable[[Backend], Problem]:
-        return lambda backend: _problem(name, backend=backend, **options)
+    def toy(name: str, module: str = "", **options: object) -> Callable[[Backend], Problem]:
+        return lambda backend: _problem(name, module, backend=backend, **options)
 
     def spectrum(eigenvalues: list[float]) -> Callable[[Backend], Problem]:
         return lambda backend: _problem("Quadratic").from_spectrum(eigenvalues, seed=3, backend=backend)
@@ -106,6 +106,14 @@ def toy_cases() -> list[Case]:
         rng = np.random.default_rng(5)
         matrix, targets = rng.standard_normal((7, 4)), rng.standard_normal(7)
         return _problem("LinearLeastSquares")(matrix, targets, backend=backend)
+
+    def bed(backend: Backend) -> Problem:
+        # Starts far from the places with z_i = 0, where the third derivative jumps.
+        values, slopes = [-2.0, -0.5, 1.0, 3.0], [0.5, 0.25, 1.0, 2.0]
+        return _problem("SeparableCubic", "cubic_beds", curvatures=values, slopes=slopes, backend=backend)
+
+    def sines(backend: Backend) -> Problem:
+        return _problem("RandomSines", "cubic_beds").random(3, seed=6, backend=backend)
 
     return [
         Case("horse-saddle", toy("HorseSaddle"), has_outputs=False, smooth=True),
@@ -125,11 +133,15 @@ def toy_cases() -> list[Case]:
         Case("linear-least-squares", least_squares, has_outputs=True, smooth=True, linear_model=True),
         Case("rahimi-recht", toy("RahimiRecht", widths=(2, 3, 4), samples=20), True, True),
         Case("rahimi-recht-raw", toy("RahimiRecht", widths=(2, 2, 3), samples=9, compress=False), True, True),
+        Case("triple-well", toy("TripleWell", "quartics"), has_outputs=False, smooth=True),
+        Case("bent-well", toy("BentWell", "quartics"), has_outputs=False, smooth=True),
+        Case("separable-cubic", bed, has_outputs=False, smooth=True),
+        Case("random-sines", sines, has_outputs=False, smooth=True),
     ]
 
 
-def _problem(name: str, **options: object) -> Any:
-    found = getattr(importlib.import_module("refimpl.problems"), name)
+def _problem(name: str, module: str = "", **options: object) -> Any:
+    found = getattr(importlib.import_module(f"refimpl.problems.{module}".rstrip(".")), name)
     return found(**options) if options else found
 
 

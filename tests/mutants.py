@@ -42,7 +42,7 @@ MUTANTS = [
     Mutant("wrong-loss-curvature", "oracle.py", "self.vjp(self._evaluation.output_hvp(self.jvp(v)))",
            "self.vjp(self.jvp(v))", "The Gauss–Newton product lacks the curvature of the loss.",
            f"{_NETWORK}::test_gauss_newton_is_the_dense_product_and_has_no_negative_eigenvalue"),
-    Mutant("work-of-products", "oracle.py", "+ 2 * self.hvp + 2 *", "+ self.hvp + 2 *",
+    Mutant("work-of-products", "counts.py", "+ 2 * self.hvp + 2 *", "+ self.hvp + 2 *",
            "Hessian products are counted as one gradient.", f"{_ORACLE}::test_work_follows_its_documented_weights"),
     Mutant("uncounted-trial", "oracle.py", "self._extra += Counts(loss=1)", "self._extra += Counts()",
            "A trial loss costs nothing.", f"{_ORACLE}::test_counts_are_exact"),

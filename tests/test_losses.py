@@ -8,7 +8,14 @@ from network_cases import LOSSES, targets_for
 from torch.nn import functional
 
 from refimpl.arrays import get_backend, to_numpy
-from refimpl.problems.losses import BinaryCrossEntropy, HalfMeanSquaredError, SoftmaxCrossEntropy, sigmoid, softplus
+from refimpl.problems.losses import (
+    BinaryCrossEntropy,
+    HalfMeanSquaredError,
+    SoftmaxCrossEntropy,
+    TokenCrossEntropy,
+    sigmoid,
+    softplus,
+)
 from refimpl.problems.sampling import integers
 
 SAMPLES, WIDTH = 6, 4
@@ -162,3 +169,77 @@ def test_targets_that_would_broadcast_are_refused(loss):
 
 def test_a_column_of_targets_may_be_a_vector():
     assert HalfMeanSquaredError().check_targets([1.0, 2.0], 2, 1).shape == (2, 1)
+
+
+# -- tokens: the same loss for every place of a sequence --------------------------------------------------------------
+
+PLACES = 3
+
+
+def tokens_on(backend, scale=1.0, lead=()):
+    outputs = scale * np.random.default_rng(1).standard_normal((*lead, 2, PLACES, WIDTH))
+    return backend.asarray(outputs), integers(backend, np.random.default_rng(2).integers(0, WIDTH, (2, PLACES)))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1000.0])
+def test_tokens_against_torch_and_autograd(scale):
+    loss, (outputs, targets) = TokenCrossEntropy(), tokens_on(get_backend("torch"), scale)
+    leaf = outputs.clone().requires_grad_(True)
+    value = functional.cross_entropy(leaf.transpose(1, 2), targets)  # Torch wants the classes on the second axis
+    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+    u = torch.from_numpy(np.random.default_rng(3).standard_normal(outputs.shape))
+    (product,) = torch.autograd.grad(gradient, leaf, u)
+    torch.testing.assert_close(loss.value(outputs, targets), value.detach(), rtol=3e-14, atol=1e-15)
+    torch.testing.assert_close(loss.gradient(outputs, targets), gradient.detach(), rtol=3e-14, atol=1e-15)
+    torch.testing.assert_close(loss.hvp(outputs, targets, u), product, rtol=3e-14, atol=1e-15)
+
+
+def test_tokens_on_every_backend(backend):
+    tolerance = 1e-14 if backend.dtype_name == "float64" else 3e-6
+    expected = _token_quantities(get_backend("numpy"))
+    for one, other in zip(_token_quantities(backend), expected, strict=True):
+        np.testing.assert_allclose(to_numpy(one), other, rtol=tolerance, atol=tolerance)
+
+
+def _token_quantities(backend):
+    loss, (outputs, targets) = TokenCrossEntropy(), tokens_on(backend)
+    u = backend.asarray(np.random.default_rng(4).standard_normal(tuple(outputs.shape)))
+    return [
+        loss.value(outputs, targets),
+        loss.gradient(outputs, targets),
+        loss.hvp(outputs, targets, u),
+        loss.metrics(outputs, targets)["accuracy"],
+    ]
+
+
+def test_leading_axes_of_token_outputs_equal_the_loop():
+    loss, (outputs, targets) = TokenCrossEntropy(), tokens_on(get_backend("numpy"), lead=(2, 3))
+    value, hvp = loss.value(outputs, targets), loss.hvp(outputs, targets, 0.5 * outputs)
+    accuracy = loss.metrics(outputs, targets)["accuracy"]
+    assert value.shape == accuracy.shape == (2, 3)
+    for i in np.ndindex(2, 3):
+        np.testing.assert_allclose(value[i], loss.value(outputs[i], targets), rtol=1e-15)
+        np.testing.assert_allclose(hvp[i], loss.hvp(outputs[i], targets, 0.5 * outputs[i]), rtol=1e-15)
+        assert accuracy[i] == (outputs[i].argmax(-1) == targets).mean()
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.zeros(6, int), r"shape \(6, places\)"),
+        (np.zeros((5, 3), int), r"shape \(6, places\)"),
+        (np.zeros((6, 0), int), r"shape \(6, places\)"),
+        (np.full((6, 3), 4), "lie in 0 … 3"),
+        (np.zeros((6, 3)), "integer dtype"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        TokenCrossEntropy().check_targets(targets, 6, 4)
+    with pytest.raises(ValueError, match="empty"):
+        TokenCrossEntropy().check_targets(targets, 0, 4)
+
+
+def test_tokens_of_another_length_than_the_outputs_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), got \(3, 2\)"):
+        TokenCrossEntropy().value(np.zeros((2, 3, 4)), np.zeros((3, 2), int))

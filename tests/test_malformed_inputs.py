@@ -28,7 +28,11 @@ from refimpl.experiments.runner import Experiment
 from refimpl.experiments.statistics import bootstrap_median
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
+from refimpl.optimizers.amos import AMOS
+from refimpl.optimizers.arc import ARC
 from refimpl.optimizers.curveball import CurveBall
+from refimpl.optimizers.elmo import ELMO
+from refimpl.optimizers.fosi import FOSI
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.kfac import KFAC, AdaptiveKFAC
@@ -36,10 +40,13 @@ from refimpl.optimizers.kryball import KryBall
 from refimpl.optimizers.krylov_descent import KrylovSubspaceDescent
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
+from refimpl.optimizers.lipschitz_oracles import Secant, SelfConsistent, Uniform
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.quasi_newton import BFGS, LBFGS
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
+from refimpl.optimizers.schedule import Scheduled, warmup_cosine
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.optimizers.sophia import Sophia
 from refimpl.optimizers.stochastic_kryball import StochasticKryBall
 from refimpl.optimizers.trust_region import TrustRegion
 from refimpl.problems.closed_form import ClosedForm
@@ -394,6 +401,90 @@ MISTAKES = [
     ),
     ("stochastic KryBall momentum", lambda: StochasticKryBall(momentum=1.0), "1.0", "momentum must lie in [0.0, 1.0)"),
     ("stochastic KryBall retries", lambda: StochasticKryBall(retries=0.5), "0.5", "retries must be a whole number"),
+    ("ELMO constant negative", lambda: ELMO(-1.0), "-1.0", "lipschitz must be finite and at least zero"),
+    ("ELMO constant a string", lambda: ELMO("row sum"), "'row sum'", "lipschitz must be a real number"),
+    ("ELMO constants as a list", lambda: ELMO([1.0, 2.0]), "[1.0, 2.0]", "lipschitz must be a real number"),
+    ("ELMO tie zero", lambda: ELMO(1.0, tie=0), "0", "tie must be 1 or -1"),
+    ("ELMO tie true", lambda: ELMO(1.0, tie=True), "True", "tie must be 1 or -1"),
+    ("ELMO cluster one", lambda: ELMO(1.0, cluster=1.0), "1.0", "cluster must lie in [0.0, 1.0)"),
+    ("ELMO step zero", lambda: ELMO(1.0, maximum_step=0.0), "0.0", "maximum_step must be finite and positive"),
+    ("ELMO step not a number", lambda: ELMO(1.0, maximum_step=NAN), "nan", "maximum_step must be finite and positive"),
+    ("ELMO safeguard", lambda: ELMO(1.0, safeguard=1), "1", "safeguard must be True or False"),
+    (
+        "ELMO of runs",
+        lambda: minimize(HorseSaddle(), ELMO(1.0), np.ones((3, 2))),
+        "(3, 2)",
+        "ELMO runs one problem at a time",
+    ),
+    ("uniform constant", lambda: Uniform(-1.0), "-1.0", "constant must be finite and at least zero"),
+    ("secant radius", lambda: Secant(0.0), "0.0", "radius must be finite and positive"),
+    ("self-consistent start", lambda: SelfConsistent(max, start=0.0), "0.0", "start must be finite and positive"),
+    ("self-consistent tolerance", lambda: SelfConsistent(max, tolerance=-1.0), "-1.0", "tolerance must be finite"),
+    ("weight factor", lambda: ARC(factor=1.0), "1.0", "factor must be above 1"),
+    ("weight ratios out of order", lambda: ARC(accept_above=0.95), "0.9", "relax_above must lie in [0.95, 2.0)"),
+    ("weight floor", lambda: ELMO(1.0, minimum_weight=0.0), "0.0", "minimum_weight must be finite and positive"),
+    ("weight noise", lambda: ARC(noise=-1.0), "-1.0", "noise must be finite and at least zero"),
+    ("ARC sigma", lambda: ARC(initial_sigma=0.0), "0.0", "initial_sigma must be finite and positive"),
+    ("ARC dimension", lambda: ARC(dimension=0), "0", "dimension must be a whole number of at least 1"),
+    ("ARC search", lambda: ARC(dimension=2, search=-1), "-1", "search must be a whole number of at least 0"),
+    ("ARC search of a dense Hessian", lambda: ARC(search=2), "dimension=None", "the subproblem is exact"),
+    ("ARC seed", lambda: ARC(seed=-1), "-1", "seed must be a whole number of at least 0"),
+    (
+        "ARC of runs",
+        lambda: minimize(HorseSaddle(), ARC(), np.ones((3, 2))),
+        "(3, 2)",
+        "ARC runs one problem at a time",
+    ),
+    ("Sophia rho", lambda: Sophia(rho=0.0), "0.0", "rho must be finite and positive"),
+    ("Sophia decay", lambda: Sophia(decay="biases"), "'biases'", "'matrices', 'all'"),
+    ("Sophia estimator", lambda: Sophia(estimator="exact"), "'exact'", "'gnb', 'hutchinson'"),
+    ("Sophia interval", lambda: Sophia(interval=0.5), "0.5", "interval must be a whole number of at least 1"),
+    ("Sophia likelihood", lambda: Sophia(likelihood=3), "3", "the name of a distribution"),
+    ("Sophia without outputs", lambda: minimize(HorseSaddle(), Sophia(), steps=1), "no outputs", "use hvp"),
+    ("Sophia without likelihood", lambda: minimize(DoubleWell(), Sophia(), steps=1), "no likelihood", "use a network"),
+    (
+        "Sophia of another likelihood",
+        lambda: minimize(mlp(), Sophia(likelihood="categorical"), steps=1),
+        "'categorical'",
+        "has the likelihood 'gaussian'",
+    ),
+    ("AMOS without a rate", lambda: AMOS(threshold=1.0), "None", "needs an offload_rate"),
+    ("AMOS without a threshold", lambda: AMOS(offload_rate=1.0), "None", "a number, 'newton' or 'certificate'"),
+    ("AMOS threshold", lambda: AMOS(offload_rate=1.0, threshold="eq8"), "'eq8'", "'newton' or 'certificate'"),
+    ("AMOS alpha", lambda: AMOS(offload_rate=1.0, threshold=1.0, alpha=1.0), "1.0", "alpha must lie in [0.0, 1.0)"),
+    ("AMOS chunk", lambda: AMOS(offload_rate=1.0, threshold=1.0, chunk=0), "0", "chunk must be a whole number"),
+    ("AMOS fraction", lambda: AMOS(offload_rate=1.0, threshold=1.0, fraction=0.1), "0.1", "selection='random'"),
+    (
+        "AMOS group",
+        lambda: minimize(mlp(), AMOS(offload_rate=1.0, selection="static", static=(4,)), steps=1),
+        "group 4",
+        "there are 4",
+    ),
+    ("schedule of a class", lambda: Scheduled(Adam, float), "class", "an instance of a method"),
+    ("schedule of no knob", lambda: Scheduled(Adam(), float, ("lr",)), "'lr'", "'learning_rate'"),
+    ("schedule to zero", lambda: Scheduled(Adam(), float).at(0), "0.0", "the factor of step 0 must be finite and pos"),
+    ("warmup too long", lambda: warmup_cosine(5, warmup=6), "6", "at most steps = 5"),
+    ("FOSI of a class", lambda: FOSI(Adam), "class", "base must be an instance of a first-order method"),
+    ("FOSI of a string", lambda: FOSI("adam"), "'adam'", "base must be an instance of a first-order method"),
+    ("FOSI of FOSI", lambda: FOSI(FOSI(Adam())), "FOSI(", "base must be an instance of a first-order method"),
+    ("FOSI of SciPy's method", lambda: FOSI(BFGS()), "BFGS", "base must be an instance of a first-order method"),
+    ("FOSI of a second-order method", lambda: minimize(HorseSaddle(), FOSI(Newton())), "'hessian'", "take Adam"),
+    ("FOSI largest", lambda: FOSI(Adam(), -1), "-1", "largest must be a whole number of at least 0"),
+    ("FOSI smallest", lambda: FOSI(Adam(), 1, 0.5), "0.5", "smallest must be a whole number of at least 0"),
+    ("FOSI interval", lambda: FOSI(Adam(), interval=0), "0", "interval must be a whole number of at least 1"),
+    ("FOSI warmup", lambda: FOSI(Adam(), warmup=-1), "-1", "warmup must be a whole number of at least 0"),
+    ("FOSI alpha", lambda: FOSI(Adam(), alpha=0.0), "0.0", "alpha must be finite and positive"),
+    ("FOSI momentum", lambda: FOSI(Adam(), momentum=1.0), "1.0", "momentum must lie in [0.0, 1.0)"),
+    ("FOSI average", lambda: FOSI(Adam(), average="ema"), "'ema'", "'sum', 'mean'"),
+    ("FOSI scaling", lambda: FOSI(Adam(), scaling=0.5), "0.5", "scaling must lie in [1.0, inf)"),
+    ("FOSI damping", lambda: FOSI(Adam(), damping=NAN), "nan", "damping must be finite and at least zero"),
+    ("FOSI seed", lambda: FOSI(Adam(), seed=-1), "-1", "seed must be a whole number of at least 0"),
+    (
+        "FOSI of runs",
+        lambda: minimize(HorseSaddle(), FOSI(Adam()), np.ones((3, 2))),
+        "(3, 2)",
+        "FOSI runs one problem at a time",
+    ),
     (
         "Krylov descent of no products",
         lambda: KrylovSubspaceDescent(0),

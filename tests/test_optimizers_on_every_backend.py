@@ -9,16 +9,23 @@ from refimpl import get_backend, minimize
 from refimpl.arrays import device_of, dtype_name, to_numpy
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton
+from refimpl.optimizers.amos import AMOS
+from refimpl.optimizers.arc import ARC
 from refimpl.optimizers.curveball import CurveBall
+from refimpl.optimizers.elmo import ELMO
+from refimpl.optimizers.fosi import FOSI
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.kryball import KryBall
 from refimpl.optimizers.krylov_descent import KrylovSubspaceDescent
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
+from refimpl.optimizers.lipschitz_oracles import Secant, Uniform
 from refimpl.optimizers.newton import DampedNewton, Newton
 from refimpl.optimizers.saddle_free import SaddleFreeNewton
+from refimpl.optimizers.schedule import Scheduled, warmup_cosine
 from refimpl.optimizers.series_sfn import AdaptiveSeriesSaddleFreeNewton, SeriesSaddleFreeNewton
+from refimpl.optimizers.sophia import Sophia
 from refimpl.optimizers.stochastic_kryball import StochasticKryBall
 from refimpl.optimizers.trust_region import TrustRegion
 from refimpl.problems.toy import DoubleWell
@@ -51,6 +58,13 @@ BATCHED = [
     CurveBall(0.1, 0.8, adapt_every=2, omega=0.5),
     CurveBall(momentum=1.0, system="printed"),
     CurveBall(curvature="hessian", adapt_every=1),
+    Sophia(0.1, rho=0.5, interval=2, estimator="hutchinson"),
+    Sophia(0.1, decay="all", estimator="hutchinson"),
+    AMOS(0.1, interval=2, estimator="hutchinson", offload_rate=0.05, threshold=1.0, chunk=1),
+    AMOS(0.1, interval=1, estimator="hutchinson", offload_rate=0.05, threshold="certificate", aggregation="max"),
+    AMOS(0.1, interval=1, estimator="hutchinson", offload_rate=0.05, threshold="newton", chunk=2, draws=2),
+    AMOS(0.1, interval=2, estimator="hutchinson", offload="freeze", selection="random", fraction=0.5, chunk=1),
+    Scheduled(Sophia(0.1, interval=2, estimator="hutchinson"), warmup_cosine(5, 2)),
 ]
 READS_BACK = [HessianFree(), HessianFree(2, "hessian", warm_start=0.95)]
 """Methods that look at the host in every step, and say so."""
@@ -66,6 +80,14 @@ SINGLE = [
     KryBall.published(**_SHORT, dimension=1),
     StochasticKryBall(dimension=2, momentum=0.5),
     KrylovSubspaceDescent(1, inner_steps=1),
+    ELMO(20.0),
+    ELMO(Uniform(5.0), safeguard=True, maximum_step=0.3),
+    ELMO(Secant(0.5), safeguard=True, maximum_step=0.2),
+    ARC(initial_sigma=20.0),
+    ARC(initial_sigma=20.0, dimension=2),
+    ARC(initial_sigma=20.0, dimension=1, search=2),
+    FOSI(HeavyBall(0.1, 0.8), 1, 1, interval=2, scaling=2.0),
+    FOSI(Adam(0.1), 2, interval=3, warmup=1),
 ]
 """Methods that run one problem at a time. Small regions: five steps do not reach a minimum."""
 START = [0.2, 1.0, -0.5]
@@ -80,7 +102,8 @@ def label(method):
 def arrays_in(state):
     if isinstance(state, tuple):
         return [leaf for part in state for leaf in arrays_in(part)]
-    return [state] if hasattr(state, "dtype") else []
+    # Decisions are kept as they are; everything else is in the precision of the problem.
+    return [state] if hasattr(state, "dtype") and dtype_name(state.dtype) != "bool" else []
 
 
 @pytest.mark.parametrize("method", BATCHED + READS_BACK + SINGLE, ids=label)
@@ -166,11 +189,20 @@ def test_numpy_scalars_among_the_knobs_keep_float32():
         LevenbergMarquardt(f(1.0), f(2.0), f(2.0)),
         CurveBall(initial_damping=f(1.0), omega=f(0.5)),
         CurveBall(f(0.1), f(0.5)),
+        Sophia(f(0.1), f(0.9), f(0.9), f(0.1), f(0.1), estimator="hutchinson", epsilon=f(1e-15)),
+        AMOS(f(0.1), estimator="hutchinson", interval=1, offload_rate=f(0.1), threshold=f(1.0), alpha=f(0.9)),
+        Scheduled(Sophia(f(0.1), estimator="hutchinson"), lambda step: f(0.5)),
         HessianFree(initial_damping=f(1.0), omega=f(0.5), warm_start=f(0.5)),
         TrustRegion(initial_radius=f(0.5), shrink=f(0.5)),
         KryBall(initial_radius=f(0.5), momentum_factor=f(0.5), gain=f(0.1), clip_relative=f(1e-4)),
         StochasticKryBall(initial_radius=f(0.1), momentum=f(0.5)),
         KrylovSubspaceDescent(2, clip_relative=f(1e-4)),
+        ELMO(f(5.0), cluster=f(1e-6), maximum_step=f(1.0)),
+        ELMO(Secant(f(0.1)), safeguard=True, factor=f(3.0)),
+        ARC(initial_sigma=f(2.0), factor=f(3.0), minimum_weight=f(1e-8)),
+        ARC(initial_sigma=f(2.0), dimension=2),
+        FOSI(HeavyBall(f(0.1), f(0.5)), 1, alpha=f(0.1), scaling=f(2.0), damping=f(1e-3)),
+        FOSI(Adam(f(0.1)), 1, 1, momentum=f(0.5)),
     ]
     for method in methods:
         result = minimize(problem, method, START, steps=3)

@@ -20,6 +20,8 @@ from refimpl.problems import (
     SqrtValley,
     Wood,
 )
+from refimpl.problems.cubic_beds import RandomSines, SeparableCubic
+from refimpl.problems.quartics import BentWell, TripleWell, Well
 
 
 def rosenbrock(x, steepness=1.0):
@@ -32,6 +34,25 @@ def wood(x):
     return valleys + 10.1 * ((b - 1) ** 2 + (d - 1) ** 2) + 19.8 * (b - 1) * (d - 1)
 
 
+def cubic_bed(backend=None):
+    return SeparableCubic([-1.0, 2.0, -0.5], [1.0, 3.0, 2.0], 4, backend=backend)
+
+
+def separable_cubic(x):
+    z = [sum(q * a for q, a in zip(column, x, strict=True)) for column in cubic_bed().directions.T.tolist()]
+    terms = zip([-1.0, 2.0, -0.5], [1.0, 3.0, 2.0], z, strict=True)
+    return sum(curvature * a**2 / 2 + slope * abs(a) ** 3 / 6 for curvature, slope, a in terms)
+
+
+def sines(backend=None):
+    return RandomSines([1.5, -0.75], [[1.0, -0.5, 2.0], [0.25, 1.5, -1.0]], [0.5, 2.0], backend=backend)
+
+
+def two_sines(x):
+    first, second = x[0] - 0.5 * x[1] + 2 * x[2] + 0.5, 0.25 * x[0] + 1.5 * x[1] - x[2] + 2
+    return 1.5 * first.sin() - 0.75 * second.sin()
+
+
 # name: (problem, sample, the formula for anything that can be added and multiplied)
 FORMULAS = {
     "horse": (HorseSaddle, None, lambda x: x[0] ** 2 - x[1] ** 2),
@@ -39,14 +60,23 @@ FORMULAS = {
     "degenerate": (DegenerateSaddle, None, lambda x: x[0] ** 2 - x[1] ** 4),
     "coupled": (CoupledSaddle, None, lambda x: x[0] ** 2 / 2 - x[1] ** 2 / 2 + x[0] * x[1] ** 2),
     "double-well": (DoubleWell, None, lambda x: (x[0] ** 2 - 1) ** 2 / 4 + x[1] ** 2 / 2),
-    "double-well-4": (lambda: DoubleWell(4), None, lambda x: (x[0] ** 2 - 1) ** 2 / 4 + sum(x[1:] ** 2) / 2),
+    "double-well-4": (lambda **k: DoubleWell(4, **k), None, lambda x: (x[0] ** 2 - 1) ** 2 / 4 + sum(x[1:] ** 2) / 2),
     "sqrt-valley": (SqrtValley, None, lambda x: (1 + x[0] ** 2) ** 0.5),
-    "sqrt-valley-3": (lambda: SqrtValley(3), None, lambda x: (1 + sum(x**2)) ** 0.5),
+    "sqrt-valley-3": (lambda **k: SqrtValley(3, **k), None, lambda x: (1 + sum(x**2)) ** 0.5),
     "rosenbrock": (Rosenbrock, None, rosenbrock),
-    "rosenbrock-noise": (lambda: Rosenbrock(3.0), 0.7, lambda x: rosenbrock(x, 0.7)),
-    "rosenbrock-5": (lambda: Rosenbrock(n=5), None, rosenbrock),
+    "rosenbrock-noise": (lambda **k: Rosenbrock(3.0, **k), 0.7, lambda x: rosenbrock(x, 0.7)),
+    "rosenbrock-5": (lambda **k: Rosenbrock(n=5, **k), None, rosenbrock),
     "wood": (Wood, None, wood),
-}
+    "well": (Well, None, lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2 + 0.25),
+    "triple-well": (
+        TripleWell, None, lambda x: (x[0] ** 3 - 3 * x[0] * x[1] ** 2) / 3 + (x[0] ** 2 + x[1] ** 2) ** 2 / 4
+    ),
+    "bent-well": (
+        BentWell, None, lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2 + x[0] ** 2 * x[1] / 2
+    ),
+    "separable-cubic": (cubic_bed, None, separable_cubic),
+    "random-sines": (sines, None, two_sines),
+}  # fmt: skip
 
 # Eigenvalues of the Hessian at each saddle: what chapter texts say about them.
 SADDLE_SPECTRA = {
@@ -56,6 +86,10 @@ SADDLE_SPECTRA = {
     "coupled": [-1.0, 1.0],
     "double-well": [-1.0, 1.0],
     "double-well-4": [-1.0, 1.0, 1.0, 1.0],
+    "well": [-1.0, 1.0],
+    "triple-well": [0.0, 0.0],
+    "bent-well": [-1.0, 1.0],
+    "separable-cubic": [-1.0, -0.5, 2.0],
 }
 
 
@@ -95,8 +129,7 @@ def test_rosenbrock_against_scipy(n):
 
 @pytest.mark.parametrize("name", problems_with("minimizers"))
 def test_minimizers_have_no_gradient_and_no_downhill(name, backend):
-    problem = FORMULAS[name][0]()
-    problem = type(problem)(**({"n": problem.n} if name != "wood" else {}), backend=backend)
+    problem = FORMULAS[name][0](backend=backend)
     for place in problem.minimizers:
         point = problem.at(backend.asarray(place))
         hessian = np.float64(to_numpy(point.hessian()))

@@ -44,6 +44,10 @@ WRAPPED = [
     Wrapped("Nesterov", {"learning_rate": 0.1, "momentum": 0.8}),
     Wrapped("Adam", {"learning_rate": 0.02}),
     Wrapped("AdamW", {"learning_rate": 0.02, "weight_decay": 0.1}),
+    Wrapped("Sophia", {"learning_rate": 0.02, "estimator": "hutchinson", "interval": 3}),
+    Wrapped(
+        "AMOS", {"learning_rate": 0.02, "estimator": "hutchinson", "interval": 3, "offload_rate": 0.1, "threshold": 0.3}
+    ),
     Wrapped("Newton", {"learning_rate": 1e-3}),
     Wrapped("DampedNewton", {"damping": 0.5, "mode": "abs"}),
     Wrapped("SaddleFreeNewton", {"damping": 0.3, "mode": "square", "momentum": 0.5, "learning_rate": 0.3}),
@@ -59,6 +63,8 @@ WRAPPED = [
     Wrapped("TrustRegion", {"initial_radius": 0.5, "subproblem": "two-dimensional"}),
     Wrapped("KryBall", {"dimension": 3, "gain": 0.0, "initial_radius": 0.5, "refresh": 2}),
     Wrapped("StochasticKryBall", {"dimension": 2, "momentum": 0.7}),
+    Wrapped("ELMO", {"lipschitz": 30.0, "safeguard": True}),
+    Wrapped("ARC", {"initial_sigma": 20.0, "dimension": 6, "search": 3}),
     Wrapped("KFAC", {"learning_rate": 0.3, "damping": 0.2, "momentum": 0.4, "ema": 0.5}, outputs=True, layers=True),
     Wrapped("AdaptiveKFAC", {"initial_damping": 1.0}, outputs=True, layers=True),
 ]

@@ -33,6 +33,7 @@ from golden_calculus import (
     unit,
 )
 from golden_curveball import curveball_cases
+from golden_elmo import elmo_cases
 from golden_kryball import kryball_cases
 from golden_methods import methods
 from golden_problems import LOSSES, formula, network_loss, network_outputs
@@ -49,6 +50,7 @@ def files() -> dict[str, dict[str, Any]]:
         groups = {
             "spectrum": spectrum(), "methods": methods(), "problems": problems(), "networks": networks(),
             "series": series(), "curveball": curveball_cases(), "kryball": kryball_cases(),
+            "elmo": elmo_cases(),
         }  # fmt: skip
         about = f"expected values computed with {DIGITS} digits and rounded to binary64; inputs are exact in binary64"
         return {name: {"schema": SCHEMA, "precision": about, "cases": plain(cases)} for name, cases in groups.items()}

@@ -252,11 +252,11 @@ def _solve(h: Array, g: Array, sigma: float) -> CubicStep:
         if missing >= 0:
             first: list[float] = vectors[:, 0].tolist()
             weights[0] = math.copysign(math.sqrt(missing), max(first, key=abs))
-            return _answer(mu, c, weights, vectors, sigma, base, "hard")
+            return _answer(c, weights, vectors, base, "hard")
     parts = [(x, d) for x, d in zip(c, distances, strict=True) if x]
     y = _distance(parts, sigma, base, _between(sigma * along, abs(lowest)), _between(sigma * length, abs(lowest)))
     weights = [-x / (d + y) if x else 0.0 for x, d in zip(c, distances, strict=True)]
-    return _answer(mu, c, weights, vectors, sigma, base + y, "regular")
+    return _answer(c, weights, vectors, base + y, "regular")
 
 
 def _between(product: float, gap: float) -> float:
@@ -284,23 +284,24 @@ def _distance(parts: list[tuple[float, float]], sigma: float, base: float, low: 
         else:
             high = min(high, y)
         # Newton on 1/|s| - sigma/nu; both terms are increasing and concave in y.
-        rise = cube / (square * reached) + sigma / (nu * nu) if 0 < square * reached < math.inf else math.nan
+        rise = cube / (square * reached) + sigma / nu / nu if 0 < square * reached < math.inf else math.nan
         following = y - (1.0 / reached - sigma / nu) / rise if 0 < rise < math.inf else math.nan
         if abs(following - y) <= _EPS * y:
             break
-        if not low < following < high:
-            following = math.sqrt(low) * math.sqrt(high) if high > 100 * low else 0.5 * (low + high)
+        if high > 100 * low:  # far to the left of the root, Newton only doubles y
+            following = math.sqrt(low) * math.sqrt(high)
+        elif not low < following < high:
+            following = 0.5 * (low + high)
         if following == y or high - low <= _EPS * high:
             break
         y = following
     return y
 
 
-def _answer(
-    mu: list[float], c: list[float], weights: list[float], vectors: Array, sigma: float, nu: float, kind: Kind
-) -> CubicStep:
+def _answer(c: list[float], weights: list[float], vectors: Array, nu: float, kind: Kind) -> CubicStep:
     length = math.hypot(*weights)
-    model = sum(w * (x + 0.5 * m * w) for w, x, m in zip(weights, c, mu, strict=True)) + sigma / 3.0 * length**3
+    # s·Hs = -g·s - nu |s|^2 at a solution: two terms of one sign, neither of which is |s|^3.
+    model = 0.5 * sum(w * x for w, x in zip(weights, c, strict=True)) - nu / 6.0 * length * length
     return CubicStep(vectors @ weights, nu, kind, min(model, 0.0))
 
 

@@ -84,7 +84,9 @@ class ELMO(WeightRule):
     With valid constants every step lowers the loss by at least sum L_i x_i^3/12, and there is no learning rate.
 
     Without ``cluster``, ELMO is not a function of the loss where an eigenvalue repeats: for H = 0, g = (1, 1) and
-    L = 1, the identity basis gives (-1.41, -1.41) and the basis turned by 45 degrees (-1.19, -1.19).
+    L = 1, the identity basis gives (-1.41, -1.41) and the basis turned by 45 degrees (-1.19, -1.19). The rule settles
+    that, but for one case: where a negative eigenvalue repeats, the directions without slope are all equally good, and
+    each of an arbitrary basis of them is taken.
     At a critical point with H = 0 (a monkey saddle) the step is zero: no second-order method sees a way out.
 
     Cost: one gradient, a dense Hessian (n products), one eigendecomposition; one loss with ``safeguard``; and what the

@@ -82,7 +82,7 @@ class Separable:
 class Secant:
     """|v_i·(H(x + r v_i) - H(x)) v_i|/r for ``radius`` r: how fast the curvature along v_i changes along v_i.
 
-    Not valid unless f is separable: use it with ``safeguard=True``. Cost: n gradients and n products.
+    Not valid unless f is separable: use it with ``safeguard=True``. Cost: n products, each at a place of its own.
 
     Source: the slopes of ELMO paper's Algorithm 2, line 5, along one direction at a time.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.verify import dense_curveball, dense_kryball
+from refimpl.verify import dense_curveball, dense_elmo, dense_kryball
 
 
 def likely_cause(found: list[Any], wanted: list[Any], samples: int | None = None) -> str:
@@ -71,7 +71,9 @@ def likely_slip(call: str, missed: Sequence[tuple[Mapping[str, Any], Any]], erro
     Parameters
     ----------
     call : what was computed. Something is known about ``"curveball_step"``, ``"curveball_damping"``,
-        ``"trust_region_step"``, ``"projected_step"`` and ``"kryball_step"``; an answer may also be the step alone.
+        ``"trust_region_step"``, ``"projected_step"``, ``"kryball_step"``, ``"elmo_step"``, ``"cubic_bounds"``,
+        ``"elmo_direction"``, ``"cubic_step"``, ``"sophia_step"`` and ``"amos_lipschitz"``; an answer may also be the
+        step alone.
     missed : pairs of the inputs of a vector and the wrong answer.
     error : (answer, expected) -> relative error.
     """
@@ -87,6 +89,12 @@ _SLIPS: dict[str, tuple[Any, dict[str, str]]] = {
     "trust_region_step": (dense_kryball.trust_region_step, dense_kryball.REGION_SLIPS),
     "projected_step": (dense_kryball.projected_step, dense_kryball.PROJECTED_SLIPS),
     "kryball_step": (dense_kryball.step, dense_kryball.STEP_SLIPS),
+    "elmo_step": (dense_elmo.elmo_step, dense_elmo.ALONG_SLIPS),
+    "cubic_bounds": (dense_elmo.cubic_bounds, dense_elmo.BOUNDS_SLIPS),
+    "elmo_direction": (dense_elmo.elmo_direction, dense_elmo.DIRECTION_SLIPS),
+    "cubic_step": (dense_elmo.cubic_step, dense_elmo.CUBIC_SLIPS),
+    "sophia_step": (dense_elmo.sophia_step, dense_elmo.SOPHIA_SLIPS),
+    "amos_lipschitz": (dense_elmo.amos_lipschitz, dense_elmo.AMOS_SLIPS),
 }
 
 

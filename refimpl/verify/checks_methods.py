@@ -8,8 +8,10 @@ from typing import Any
 from refimpl.arrays import Array, Backend, dot
 from refimpl.optimizers.adam import Adam, AdamW
 from refimpl.optimizers.adaptive_saddle_free import AdaptiveSaddleFreeNewton, average_curvature
+from refimpl.optimizers.arc import ARC
 from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.damping import adapt_damping, learning_rate_and_momentum
+from refimpl.optimizers.elmo import ELMO
 from refimpl.optimizers.gradient_descent import GradientDescent, HeavyBall, Nesterov
 from refimpl.optimizers.hessian_free import HessianFree
 from refimpl.optimizers.kryball import KryBall
@@ -28,7 +30,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     for method in (
         GradientDescent, HeavyBall, Nesterov, Adam, AdamW, Newton, DampedNewton, LevenbergMarquardt, SaddleFreeNewton,
         AdaptiveSaddleFreeNewton, SeriesSaddleFreeNewton, AdaptiveSeriesSaddleFreeNewton, LanczosSaddleFreeNewton,
-        CurveBall, HessianFree, TrustRegion, KryBall, StochasticKryBall,
+        CurveBall, HessianFree, TrustRegion, KryBall, StochasticKryBall, ELMO, ARC,
     )
 }  # fmt: skip
 

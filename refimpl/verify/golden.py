@@ -14,6 +14,7 @@ import numpy as np
 from refimpl.arrays import Backend, get_backend, to_numpy
 from refimpl.verify import (
     checks_curveball,
+    checks_elmo,
     checks_kryball,
     checks_methods,
     checks_problems,
@@ -26,7 +27,7 @@ SCHEMA = 1
 
 CALLS: dict[str, Callable[..., Any]] = {
     **checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS, **checks_series.CALLS,
-    **checks_curveball.CALLS, **checks_kryball.CALLS,
+    **checks_curveball.CALLS, **checks_kryball.CALLS, **checks_elmo.CALLS,
 }  # fmt: skip
 """What a case may ask: its ``call`` -> a function of a backend and the case's inputs."""
 
@@ -126,8 +127,8 @@ def check_implementation(call: str, function: Callable[..., Any], *, dtype: str 
     ValueError
         No case has this call.
     GoldenMismatch
-        An answer is outside its tolerance; the message names each such case, and for steps of CurveBall and KryBall
-        the likely cause.
+        An answer is outside its tolerance; the message names each such case, and for steps of CurveBall, KryBall,
+        ELMO, Sophia and AMOS the likely cause.
 
     >>> import numpy as np
     >>> outcomes = check_implementation("eigenvalues", lambda matrix: np.linalg.eigvalsh(matrix))
