@@ -21,13 +21,15 @@ from queue import Queue
 
 from mutants import MUTANTS as PARTS_ONE_TO_THREE
 from mutants import Mutant
+from mutants_amos import MUTANTS_AMOS
 from mutants_curveball import CURVEBALL
+from mutants_elmo import MUTANTS_ELMO
 from mutants_kryball import KRYBALL
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 AT_ONCE = 2
-MUTANTS = [*PARTS_ONE_TO_THREE, *CURVEBALL, *KRYBALL]
+MUTANTS = [*PARTS_ONE_TO_THREE, *CURVEBALL, *KRYBALL, *MUTANTS_AMOS, *MUTANTS_ELMO]
 
 
 def mutated(mutant: Mutant, package: Path) -> str:

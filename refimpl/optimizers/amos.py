@@ -31,6 +31,7 @@ class AMOSState(NamedTuple):
     lipschitz : L, the running mean of the slopes of the curvature, uncorrected, (..., n).
     updates : how many slopes it has seen, (..., 1), or (..., n) where ``distance`` is ``"element"``.
     last_estimate, last_x : the estimate of the diagonal at the last Hessian time (not h), and its place, (..., n).
+    lipschitz_mean : mean of the corrected L over coordinates, (...).
     group_lipschitz, offloaded : as decided there, (..., groups); no groups before the first step.
     """
 
@@ -42,6 +43,7 @@ class AMOSState(NamedTuple):
     updates: Array
     last_estimate: Array
     last_x: Array
+    lipschitz_mean: Array
     group_lipschitz: Array
     offloaded: Array
 
@@ -174,7 +176,7 @@ class AMOS(Sophia):
         xp, lead, zero = namespace(x), tuple(x.shape[:-1]), namespace(x).zeros_like(x)
         updates = zero if self.distance == "element" else xp.zeros_like(x[..., :1])
         none = xp.zeros((*lead, 0), dtype=x.dtype, device=backend_of(x).device)
-        return AMOSState(zero, zero, 0, 0, zero, updates, zero, zero, none, xp.astype(none, xp.bool))
+        return AMOSState(zero, zero, 0, 0, zero, updates, zero, zero, zero[..., 0], none, xp.astype(none, xp.bool))
 
     def step(self, point: Point, state: AMOSState) -> Step:  # type: ignore[override]
         """One step: (..., n)."""
@@ -188,17 +190,19 @@ class AMOS(Sophia):
                 curvature=self._average(state.curvature, estimate), times=state.times + 1
             )
         change, clipped = self._change(mean, state.curvature)
-        lipschitz = self._corrected(state)
         if renewed:
+            lipschitz = self._corrected(state)
             offloaded = self._chosen(point, groups, lipschitz, state.curvature, change, steps)
             known = groups.mean(lipschitz) if self.aggregation == "mean" else groups.max(lipschitz)
             if offloaded is None:
                 offloaded = known > self.threshold
-            state = state._replace(group_lipschitz=known, offloaded=offloaded)
+            state = state._replace(
+                lipschitz_mean=xp.mean(lipschitz, axis=-1), group_lipschitz=known, offloaded=offloaded
+            )
         mask = groups.spread(state.offloaded)
         resting = x if self.offload == "freeze" else x - self.offload_rate * point.gradient
         info = AMOSInfo(
-            share_of(clipped & ~mask, x), renewed, share_of(mask, x), xp.mean(lipschitz, axis=-1), state.group_lipschitz
+            share_of(clipped & ~mask, x), renewed, share_of(mask, x), state.lipschitz_mean, state.group_lipschitz
         )
         state = state._replace(mean=mean, steps=steps + 1)
         return Step(xp.where(mask, resting, self._shrunk(point) + change), state, info)
