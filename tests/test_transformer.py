@@ -37,7 +37,7 @@ def problem(route="kept-graph", **options):
     )
 
 
-def place(net, scale=5.0):
+def place(net, scale=2.0):
     """Larger than a start, where attention is all but uniform and the curvature all but constant."""
     return scale * net.initial(np.random.default_rng(1))
 
@@ -153,8 +153,10 @@ def test_start_is_that_of_the_seed():
     again, other = char_transformer(65, seed=3), char_transformer(65, seed=4)
     assert torch.equal(flat_parameters(module), flat_parameters(again))
     assert not torch.equal(flat_parameters(module), flat_parameters(other))
-    assert float(module.tokens.detach().std()) == pytest.approx(0.02, rel=0.05)
-    assert float(module.blocks[0].down.detach().std()) == pytest.approx(0.02 / 2, rel=0.05)
+    assert float(module.tokens.detach().std()) == pytest.approx(0.02 * 12**0.5, rel=0.05)
+    assert float(char_transformer(65, width=768).tokens.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert float(char_transformer(65, deviation=0.5).tokens.detach().std()) == pytest.approx(0.5, rel=0.05)
+    assert float(module.blocks[0].down.detach().std()) == pytest.approx(0.02 * 12**0.5 / 2, rel=0.05)
     before = torch.random.get_rng_state()
     char_transformer(65)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -177,6 +179,7 @@ def test_models_offer_it_too():
         ({"context": -1}, "context"),
         ({"backend": get_backend("numpy")}, "needs a torch backend"),
         ({"seed": -1}, "seed"),
+        ({"deviation": 0.0}, "deviation"),
     ],
 )
 def test_malformed_models_are_refused(options, message):

@@ -49,7 +49,8 @@ STATIC = {"static-tokens": (0,), "static-early": (0, 1, 3)}
 positions and the first norm of the first block."""
 
 MAIN = (
-    "adamw", "sgd", "sophia", "sophia-amos", *(f"amos-{p}" for p in PERCENTS), *(f"random-{p}" for p in PERCENTS), *STATIC,
+    "adamw", "sgd", "sophia", "sophia-amos",
+    *(f"amos-{p}" for p in PERCENTS), *(f"random-{p}" for p in PERCENTS), *STATIC,
 )  # fmt: skip
 SIDE = (
     "freeze-75", "freeze-50", "newton-mean", "newton-max", "certificate", *(f"chunks-{size}" for size in CHUNKS),

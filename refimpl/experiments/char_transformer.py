@@ -9,8 +9,9 @@ text.
 
 Cases, with the methods of :data:`refimpl.experiments.char_methods.CASES`:
 
-* ``main``: AdamW, SGD, Sophia with its own rates and with those of AMOS (``sophia-amos``); AMOS with thresholds at three quantiles of the Lipschitz estimates; random tensors
-  at the mean shares that AMOS offloaded on the tuning seed; two static sets.
+* ``main``: AdamW, SGD, Sophia with its own rates and with those of AMOS (``sophia-amos``); AMOS with thresholds at
+  three quantiles of the Lipschitz estimates; random tensors at the mean shares that AMOS offloaded on the tuning seed;
+  two static sets.
 * ``side``: freezing; the thresholds without a number; groups of constant size; four draws for each estimate.
 * ``momentum``: a smaller model: what is offloaded by alpha, with and without bias correction.
 * ``noise``: how much of a change of the estimate of the curvature is noise.

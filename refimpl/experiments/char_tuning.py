@@ -5,8 +5,8 @@ a run. The thresholds are quantiles of the tensors' Lipschitz estimates in the r
 estimates but the first (which has none before it).
 
 Jobs: ``adamw`` and ``sgd``; ``sophia``, first its own grid, then AMOS with the 75 % threshold: its learning rate (with
-the best rho and the quantiles of Sophia at that rate) and the rate for offloaded tensors, then what the other thresholds
-offload; ``small``, the smaller model's threshold.
+the best rho and the quantiles of Sophia at that rate) and the rate for offloaded tensors, then what the other
+thresholds offload; ``small``, the smaller model's threshold.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def common_settings(scale: str) -> dict[str, Any]:
     return {
         "model": _MODELS[scale],
         "small_model": {**_MODELS[scale], **_SMALL[scale]},
+        "start": "normal, 0.02 sqrt(768 / width)",
         "fallback": scale != "full",
         "dtype": "float32",
         "interval": 3 if scale == "smoke" else 10,

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refimpl.arrays import Backend, check_count
-
-_DEVIATION = 0.02
+from refimpl.arrays import Backend, check_count, check_positive
 
 
 class Block(nn.Module):
@@ -18,9 +16,9 @@ class Block(nn.Module):
     (width, width), ``second_norm`` (width,), ``up`` (4 width, width), ``down`` (width, 4 width). No biases.
     """
 
-    def __init__(self, width: int, heads: int, layers: int) -> None:
+    def __init__(self, width: int, heads: int, layers: int, deviation: float) -> None:
         super().__init__()
-        self._heads, self._layers = heads, layers
+        self._heads, self._layers, self._deviation = heads, layers, deviation
         self.first_norm = nn.Parameter(torch.empty(width))
         self.queries_keys_values = nn.Parameter(torch.empty(3 * width, width))
         self.attention_out = nn.Parameter(torch.empty(width, width))
@@ -34,9 +32,9 @@ class Block(nn.Module):
         for norm in (self.first_norm, self.second_norm):
             nn.init.ones_(norm)
         for weight in (self.queries_keys_values, self.up):
-            nn.init.normal_(weight, std=_DEVIATION)
+            nn.init.normal_(weight, std=self._deviation)
         for weight in (self.attention_out, self.down):
-            nn.init.normal_(weight, std=_DEVIATION / (2 * self._layers) ** 0.5)
+            nn.init.normal_(weight, std=self._deviation / (2 * self._layers) ** 0.5)
 
     def forward(self, x: Tensor, later: Tensor) -> Tensor:
         """(samples, places, width) -> the same; ``later`` (places, places) is true where the key comes later."""
@@ -65,20 +63,21 @@ class CharTransformer(nn.Module):
 
     later: Tensor
 
-    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, context: int) -> None:
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, context: int, deviation: float) -> None:
         super().__init__()
+        self._deviation = deviation
         self.tokens = nn.Parameter(torch.empty(vocabulary, width))
         self.positions = nn.Parameter(torch.empty(context, width))
         self.last_norm = nn.Parameter(torch.empty(width))
-        self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, layers, deviation) for _ in range(layers))
         mask = torch.ones(context, context, dtype=torch.bool).triu(diagonal=1)
         self.register_buffer("later", mask, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Embeddings normal with standard deviation 0.02; the blocks reset themselves."""
+        """Embeddings normal; the blocks reset themselves."""
         for table in (self.tokens, self.positions):
-            nn.init.normal_(table, std=_DEVIATION)
+            nn.init.normal_(table, std=self._deviation)
         nn.init.ones_(self.last_norm)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -102,6 +101,7 @@ def char_transformer(
     layers: int = 2,
     heads: int = 4,
     context: int = 64,
+    deviation: float | None = None,
     seed: int = 0,
     backend: Backend | None = None,
 ) -> CharTransformer:
@@ -111,10 +111,14 @@ def char_transformer(
     embedding tied to the output layer. Attention is written with plain products, so that everything can be
     differentiated twice.
 
+    Weights start normal with standard deviation ``deviation``, by default 0.02 sqrt(768 / width): 0.02 at the width it
+    is usual for, and otherwise activations of the same size. With 0.02 at width 64, training lingers for hundreds of
+    steps where only pairs of characters are known.
+
     Raises
     ------
     ValueError
-        Sizes that are not positive, or heads that do not divide the width.
+        Sizes or a deviation that are not positive, or heads that do not divide the width.
 
     Source: Vaswani et al. (2017), with the normalization first; the model of the ELMO paper's section 4 is larger
     (12 layers, 12 heads).
@@ -127,11 +131,12 @@ def char_transformer(
         check_count(name, size)
     if width % heads:
         raise ValueError(f"heads must divide the width, got {heads} heads for a width of {width}")
+    deviation = 0.02 * (768 / width) ** 0.5 if deviation is None else check_positive("deviation", deviation)
     if backend is not None and backend.name != "torch":
         raise ValueError(f"a torch module needs a torch backend, got {backend.name!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(check_count("seed", seed, minimum=0))
-        module = CharTransformer(vocabulary, width, layers, heads, context)
+        module = CharTransformer(vocabulary, width, layers, heads, context, deviation)
     return module if backend is None else module.to(device=backend.device, dtype=backend.dtype)
 
 
