@@ -74,7 +74,7 @@ COLUMNS = (
 
 _KINDS: tuple[Kind, ...] = ("pearson", "spearman")
 _SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"minibatch": 4, "full": 2, "advantage": 40, "seeds": 1, "series": 1, "every": 2, "resamples": 20},
+    "smoke": {"minibatch": 3, "full": 1, "advantage": 40, "seeds": 1, "series": 1, "every": 2, "resamples": 20},
     "ci": {"minibatch": 200, "full": 60, "advantage": 1500, "seeds": 2, "series": 1, "every": 10, "resamples": 500},
     "full": {"minibatch": 600, "full": 200, "advantage": 4000, "seeds": 5, "series": 5, "every": 10, "resamples": 2000},
 }

@@ -57,7 +57,7 @@ REACH = 0.5
 """How far along an eigenvector, to both sides, the third derivative is looked at."""
 
 _SCALES: dict[str, dict[str, int]] = {
-    "smoke": {"seeds": 1, "steps": 5, "race": 2, "points": 3, "every": 2},
+    "smoke": {"seeds": 1, "steps": 3, "race": 1, "points": 3, "every": 2},
     "ci": {"seeds": 3, "steps": 200, "race": 60, "points": 21, "every": 4},
     "full": {"seeds": 10, "steps": 200, "race": 60, "points": 21, "every": 4},
 }
