@@ -5,13 +5,41 @@ closed forms on quadratics and cubics, where the ratio is known; the algorithm a
 Hessian by Torch for the eigenpairs; a study that was not interrupted.
 """
 
+import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from refimpl.experiments.eigenarc import EigenARC, Frozen, frozen_point
-from refimpl.problems.mlp import MLP
+torch = pytest.importorskip("torch")
+
+from experiment_cases import Interrupting, stopped_and_continued  # noqa: E402
+
+from refimpl import minimize  # noqa: E402
+from refimpl.curvature.lipschitz import own_direction  # noqa: E402
+from refimpl.curvature.spectrum import Spectrum  # noqa: E402
+from refimpl.experiments import EXPERIMENTS  # noqa: E402
+from refimpl.experiments.eigenarc import EigenARC, Frozen, frozen_point  # noqa: E402
+from refimpl.experiments.eigenarc_study import (  # noqa: E402
+    COLUMNS,
+    RACERS,
+    EigenArcStudy,
+    OwnDirection,
+    Watcher,
+    bases,
+    measure,
+    network,
+    race_losses,
+    racers,
+    window_medians,
+    windows,
+)
+from refimpl.experiments.runner import SCALES  # noqa: E402
+from refimpl.problems.line_derivatives import third_derivative  # noqa: E402
+from refimpl.problems.losses import BinaryCrossEntropy  # noqa: E402
+from refimpl.problems.mlp import MLP  # noqa: E402
+from refimpl.problems.torch_net import TorchProblem  # noqa: E402
 
 GOLDEN = [  # L going in, action, trials as (L, ratio), L coming out
     (
@@ -188,13 +216,13 @@ def test_printed_loop_that_raises_never_runs(start):
 
 def test_printed_algorithm_does_not_end_on_a_convex_direction():
     # Line 15, met by accident, repairs the concave direction: then the convex one is lowered for ever.
-    found = EigenARC().printed_update(golden_place(), [4.0, 4.0], limit=5000)
+    found = EigenARC().printed_update(golden_place(), [4.0, 4.0], limit=2000)
     assert not found.terminated
-    assert found.trials == 5000
-    assert found.lowering > 4900
+    assert found.trials == 2000
+    assert found.lowering > 1900
     assert found.lipschitz[1] == 0.0  # halved until it underflowed, and then on
-    assert "did not terminate within 5000 trials" in found.message
-    turned = EigenARC().printed_update(golden_place(), [0.5, 0.5], limit=5000, turned=True)
+    assert "did not terminate within 2000 trials" in found.message
+    turned = EigenARC().printed_update(golden_place(), [0.5, 0.5], limit=2000, turned=True)
     assert not turned.terminated
     repaired = EigenARC().update(golden_place(), [4.0, 4.0])
     assert len(repaired.assessments) < 40
@@ -266,3 +294,129 @@ def test_frozen_point_is_the_loss_around_a_point():
     np.testing.assert_allclose(frozen.slopes, slopes, rtol=1e-6, atol=1e-9)
     curvature = [(frozen.change(1e-3 * e) + frozen.change(-1e-3 * e) - 2 * frozen.loss) / 1e-6 for e in np.eye(2)]
     np.testing.assert_allclose(frozen.eigenvalues, curvature, rtol=1e-4, atol=1e-6)
+
+
+# -- the study --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interrupted(Interrupting, EigenArcStudy):
+    """The study, stopped at a job."""
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eigenarc")
+    return stopped_and_continued(Interrupted, "eigenarc", "race/moons/arc/0", folder)
+
+
+def test_study_is_registered_and_continues(record):
+    assert EXPERIMENTS["eigenarc"] == EigenArcStudy("eigenarc")
+    assert len(record["runs"]) == 2 * (4 + 7)
+    keys = {run["key"] for run in record["runs"]}
+    assert {"measure/moons/arc/0", "race/xor/elmo-row-sum/0"} <= keys
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_settings_are_plain_and_jobs_know_their_own(scale):
+    study = EigenArcStudy("eigenarc")
+    settings = study.settings(scale, None)
+    assert json.loads(json.dumps(settings)) == settings
+    assert all(job.split("/")[2] in (bases() if job[0] == "m" else RACERS) for job in study.jobs(settings))
+    more, longer = study.settings(scale, 7), {**settings, "steps": 999}
+    for job in ("measure/moons/arc/0", "race/moons/arc/0"):
+        assert study.job_settings(job, more) == study.job_settings(job, settings)
+        assert (study.job_settings(job, longer) == study.job_settings(job, settings)) == job.startswith("race")
+    assert len(study.jobs(more)) == 7 * 22
+
+
+def test_racers_are_those_of_the_list():
+    assert tuple(racers(network("xor"))) == RACERS
+
+
+def test_a_measured_run_is_the_run_itself_with_dense_eigenpairs():
+    problem = network("xor")
+    start = problem.initial(np.random.default_rng(1))
+    method = bases()["heavy-ball"]
+    plain = minimize(problem, method, start, steps=6, gradient_tolerance=None)
+    seen = measure(problem, method, start, 6, watcher=Watcher(points=5, every=3, start=64.0))
+    np.testing.assert_array_equal(plain.trace["loss"], seen.trace["loss"])
+    assert [name for name in COLUMNS if name not in seen.trace.columns] == []
+    columns = {name: np.asarray(seen.trace[name], float) for name in COLUMNS}
+    values, vectors = np.linalg.eigh(problem.at(seen.x).hessian().numpy())
+    gradient = problem.at(seen.x).gradient.numpy()
+    assert columns["eigenvalue_plus"][-1] == pytest.approx(values[-1])
+    assert columns["eigenvalue_minus"][-1] == pytest.approx(values[0])
+    assert columns["slope_plus"][-1] == pytest.approx(abs(gradient @ vectors[:, -1]))
+    # Third derivatives by differences of curvature on the same grid.
+    v = torch.from_numpy(vectors[:, -1].copy())
+
+    def curvature(t):
+        return float(v @ problem.at(seen.x + t * v).hvp(v))
+
+    slopes = [abs(curvature(t + 1e-4) - curvature(t - 1e-4)) / 2e-4 for t in np.linspace(-0.5, 0.5, 5)]
+    assert columns["true_plus"][-1] == pytest.approx(max(slopes), rel=1e-5)
+    z = columns["true_plus"] * columns["slope_plus"] / columns["eigenvalue_plus"] ** 2
+    np.testing.assert_allclose(columns["z_plus"], z)
+    assert np.isfinite(columns["true_plus"]).tolist() == [True, False, False, True, False, False, True]
+    # The constants go on from iterate to iterate, by factors of two.
+    steps = np.diff(np.log2(np.concatenate([[64.0], columns["eigenarc_plus"]])))
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    assert steps[0] == pytest.approx(-1)
+    assert len(set(columns["eigenarc_plus"])) > 1
+
+
+def test_dimensionless_shift_does_not_change_with_the_units_of_the_loss():
+    problem = network("xor")
+    x = problem.initial(np.random.default_rng(1))
+    rows = Watcher(points=5)(0, problem.at(x))
+    times64 = BinaryCrossEntropy()
+    scaled = TorchProblem(
+        problem.module, lambda o, t: 64 * times64.value(o, t), problem.inputs, problem.targets, backend=problem.backend
+    )
+    other = Watcher(points=5)(0, scaled.at(x))
+    for end in ("plus", "minus"):
+        assert other[f"true_{end}"] == pytest.approx(64 * rows[f"true_{end}"], rel=1e-9)
+        assert other[f"z_{end}"] == pytest.approx(rows[f"z_{end}"], rel=1e-7)
+
+
+def test_without_negative_curvature_its_columns_are_empty():
+    module = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    rows = np.random.default_rng(0).standard_normal((8, 2))
+    problem = TorchProblem(module, BinaryCrossEntropy(), rows, np.arange(8.0) % 2)
+    watcher = Watcher(points=3)
+    row = watcher(0, problem.at(torch.ones(2, dtype=torch.float64)))
+    assert math.isnan(row["eigenarc_minus"])
+    assert math.isnan(row["z_minus"])
+    assert row["z_plus"] > 0
+    assert watcher.constants[1] == 1.0
+
+
+def test_own_direction_against_the_tensor():
+    problem = network("xor")
+    point = problem.at(problem.initial(np.random.default_rng(2)))
+    values, vectors = torch.linalg.eigh(point.hessian())
+    found = OwnDirection()(point, Spectrum(values, vectors))
+    np.testing.assert_allclose(found, own_direction(third_derivative(problem, point.x), vectors), atol=1e-12)
+
+
+def test_windows_by_hand():
+    found = window_medians({"a": np.array([1.0, 3.0, 2.0, math.nan, 8.0, 9.0]), "b": np.full(6, math.nan)}, 2)
+    assert found["a"] == [2.0, 8.5]
+    assert all(math.isnan(value) for value in found["b"])
+
+
+def test_readers(record):
+    found = windows(record, "moons", "arc", "loss")
+    assert found.shape == (1, 3)
+    run = next(run for run in record["runs"] if run["key"] == "measure/moons/arc/0")
+    assert found[0].tolist() == run["windows"]["loss"]
+    assert run["columns"]["step"] == [0, 2]
+    losses = race_losses(record, "xor", "arc", at=(0, 1, 60))
+    assert losses.shape == (1, 3)
+    assert losses[0, 1] < losses[0, 0]
+    assert losses[0, 2] == math.inf
+    with pytest.raises(ValueError, match="no run of"):
+        windows(record, "moons", "newton", "loss")
+    with pytest.raises(ValueError, match="unknown data"):
+        network("mnist")
