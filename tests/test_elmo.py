@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from golden_vectors import golden
 from krylov_cases import with_spectrum
+from scipy.optimize import brentq
 
 from refimpl import get_backend, minimize
-from refimpl.arrays import device_of, dtype_name, machine_epsilon, to_numpy
+from refimpl.arrays import backend_of, device_of, dtype_name, machine_epsilon, to_numpy
 from refimpl.curvature.cubic import elmo_step, least_majorizer
 from refimpl.curvature.lipschitz import own_direction, row_sum_bound
 from refimpl.curvature.spectrum import Spectrum, eigen
@@ -34,13 +35,7 @@ CONSTANTS = FOUR["L_by_ascending_eigenvalue"]
 
 def given(values):
     """An oracle that gives these constants, whatever the point."""
-    return lambda point, spectrum: to_backend(spectrum).asarray(values)
-
-
-def to_backend(spectrum):
-    from refimpl.arrays import backend_of
-
-    return backend_of(spectrum.eigenvalues)
+    return lambda point, spectrum: backend_of(point.x).asarray(values)
 
 
 def one_step(method, hessian, gradient, backend=None):
@@ -322,8 +317,6 @@ def test_self_consistent_radius_is_the_least_that_holds_its_step():
     def excess(radius):
         constants = row_sum_bound(problem.third_derivative_bound(x, radius), spectrum.eigenvectors)
         return np.linalg.norm(elmo_step(spectrum.eigenvalues, slopes, constants)) - radius
-
-    from scipy.optimize import brentq
 
     radius = brentq(excess, 1e-6, 10.0)
     wanted = row_sum_bound(problem.third_derivative_bound(x, radius), spectrum.eigenvectors)

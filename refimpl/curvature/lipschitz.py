@@ -8,7 +8,7 @@ holds with L_i = sum_jk sup |T(v_i, v_j, v_k)| (:func:`row_sum`), where T is the
 over the segment, and with L_i = sqrt(n) L_H (:func:`uniform`), L_H the usual Lipschitz constant of the Hessian.
 It does not hold with the slopes of the eigenvalues |T(v_i, v_i, v_i)| (:func:`own_direction`), nor with L_i = L_H.
 
-Source: ours; the ELMO paper's lemma 3.1 claims the bound for slopes of eigenvalues, under its assumption 2.
+Source: ours. The ELMO paper's lemma 3.1 has the slopes, under its assumption 2, which few but separable losses meet.
 """
 
 from __future__ import annotations

@@ -165,13 +165,14 @@ def preconditioner(spectrum: Spectrum, gradient: Array, constants: Array) -> Arr
     Raises
     ------
     ValueError
-        There is none: along some v_i the slope is zero and lam_i <= 0. ELMO moves there where lam_i < 0, and no matrix
-        times g does; or L_i = 0 and the step is infinite.
+        The formula gives none. Along some v_i the slope is zero and lam_i < 0: ELMO moves there, and no matrix times g
+        does. Or lam_i is zero as well: ELMO rests, and any positive entry would do. Or L_i = 0, and the step is
+        infinite.
 
     Notes
     -----
-    The only one that is diagonal in V; of the other matrices, every one with Phi g the same will do. Formed as
-    x_i/|c_i|, which cancels nothing where lam_i < 0.
+    Where no slope is zero, the only one that is diagonal in V; of the other matrices, every one with the same Phi g
+    will do. Formed as x_i/|c_i|, which cancels nothing where lam_i < 0.
 
     Source: ELMO paper, Lemma 3.2.
     """
@@ -182,8 +183,8 @@ def preconditioner(spectrum: Spectrum, gradient: Array, constants: Array) -> Arr
     still = slopes == 0
     if bool(xp.any(still & (values <= 0))) or not all_finite(sizes):
         raise ValueError(
-            "there is no preconditioner here: along an eigenvector with an eigenvalue of at most zero the slope is "
-            "zero (or its constant is), and ELMO's step is no multiple of it"
+            "2/(lam + s) is no preconditioner here: along an eigenvector with an eigenvalue of at most zero the slope "
+            "is zero (or its constant is), so that ELMO's step is no multiple of it, or of any size"
         )
     one = xp.ones_like(values)
     factors = xp.where(still, 1.0 / xp.where(still, values, one), sizes / xp.where(still, one, slopes))

@@ -7,6 +7,8 @@
 3. How many vectors the series and Lanczos keep.
 4. What a step of CurveBall costs in gradients, and what the package adds to NumPy (curveball_bench.py).
 5. The trust-region subproblem against SciPy's, KryBall's products per step, and what a step adds (kryball_bench.py).
+6. ELMO's scalar step against the printed formula, the cubic subproblem against SciPy, a step of AMOS in steps of Sophia
+   (elmo_bench.py).
 
 Times are the best of several repeats; the repeats of all variants are interleaved, so that a disturbance hits all. With
 one thread it is processor time, which other programs disturb least; with more (`make bench ARGS="--threads 1 2"`) it is
@@ -22,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import curveball_bench
+import elmo_bench
 import kryball_bench
 import numpy as np
 from timing import race, torch_threads
@@ -38,7 +41,7 @@ from refimpl.problems.mlp import MLP
 from refimpl.problems.spectra import SpectralProblem, logarithmic
 from refimpl.problems.toy import Rosenbrock
 
-SECTIONS = ("products", "batches", "curveball", "kryball")
+SECTIONS = ("products", "batches", "curveball", "kryball", "elmo")
 TARGETS = (1e-1, 1e-3, 1e-6)
 HIDDEN = (12,) * 7
 CHUNKS = (5, 10, 25, 50)
@@ -47,7 +50,9 @@ LIMIT = 400
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Products needed, runs in one program, memory, CurveBall, KryBall.")
+    parser = argparse.ArgumentParser(
+        description="Products needed, runs in one program, memory, CurveBall, KryBall, ELMO."
+    )
     parser.add_argument("--seeds", type=int, default=5, help="draws of each spectrum (default 5)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each timing, at least 3 (default 5)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of Torch to time (default 1)")
@@ -67,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         curveball_bench.dispatch(3 * max(5, repeats))
     if "kryball" in chosen.only:
         kryball_bench.run(max(5, repeats))
+    if "elmo" in chosen.only:
+        elmo_bench.run(max(5, repeats))
     print(f"\nall in {time.perf_counter() - started:.0f} s")
 
 
