@@ -255,10 +255,10 @@ def in_all_directions() -> list[Case]:
 
 
 def diagonals() -> list[Case]:
-    knobs = {"learning_rate": 0.0625, "beta1": 0.875, "beta2": 0.75, "rho": 0.125, "weight_decay": 0.5}
-    start = {"place": [0.5, -1.0, 0.25, 2.0], "gradient": [0.125, -0.25, 0.0625, 0.0]}
+    knobs: dict[str, Any] = {"learning_rate": 0.0625, "beta1": 0.875, "beta2": 0.75, "rho": 0.125, "weight_decay": 0.5}
+    start: dict[str, Any] = {"place": [0.5, -1.0, 0.25, 2.0], "gradient": [0.125, -0.25, 0.0625, 0.0]}
     nothing = [0.0] * 4
-    later = {
+    later: dict[str, Any] = {
         "place": [0.5, -1.0, 0.25, 2.0], "gradient": [-0.5, 0.125, 0.25, 0.0], "mean": [0.25, -0.5, 0.125, 0.0],
         "curvature": [2.0, 8.0, 1.0, 4.0],
     }  # fmt: skip
@@ -267,13 +267,13 @@ def diagonals() -> list[Case]:
         ("renewed", {**later, "sampled_gradient": [0.5, 0.25, -0.125, 0.0], "samples": 32}),
         ("kept", {**later, "sampled_gradient": None, "samples": 32}),
     ]
-    seen = {
+    seen: dict[str, Any] = {
         "estimates": [[1.0, 2.0, 0.5], [1.5, 1.0, 0.5], [1.25, 1.75, 2.5], [1.25, 1.5, 2.25]],
         "places": [[0.0, 0.0, 0.0], [0.375, 0.0, 0.5], [0.375, 0.0, 0.5], [0.125, 0.25, 0.375]], "sizes": [2, 1],
         "alpha": 0.875, "epsilon2": 2.0**-40,
     }  # fmt: skip
     # One displacement of 5/8; the slope of group 1 is 2.4 without epsilon2: a threshold that is met exactly.
-    exact = {
+    exact: dict[str, Any] = {
         "estimates": [[1.0, 4.0], [2.25, 1.0]], "places": [[0.0, 0.0], [0.5, 0.0]], "sizes": [1, 1],
         "alpha": 0.0, "epsilon2": 0.0, "threshold": 2.5,
     }  # fmt: skip
