@@ -44,7 +44,7 @@ def elmo_step(eigenvalue: Any, slope: Any, lipschitz: Any) -> Array:
     Notes
     -----
     x = 2g/(lam + s) for lam > 0 and (s - lam)/L otherwise, with s = sqrt(lam^2 + 2Lg) formed as a hypotenuse. Either
-    formula alone loses all digits in the other's half: the printed (s - lam)/L returns 0 at lam = 1, g = L = 1e-8. With
+    formula alone can lose all digits in the other's half: the printed (s - lam)/L returns 0 at lam = 1, g = L = 1e-8. With
     g = 0 < -lam both ends +-2|lam|/L are minima; this returns the positive one.
 
     Source: ELMO paper, eq. 7; Griewank (1981) and Nesterov & Polyak (2006) for the model in one dimension.
@@ -155,7 +155,7 @@ def minorizer_regret(u: Any, rho: Any) -> Array:
 
 
 def harmful_above(x: Any, eigenvalue: Any, slope: Any) -> Array:
-    """6g/x^2 - 3 lam/x: a step x > 0 may raise the loss (M(x) >= 0) exactly where L is at least this.
+    """6g/x^2 - 3 lam/x: M(x) >= 0 for a step x > 0, so that no decrease is certain, exactly where L is at least this.
 
     For Newton's x = g/lam it is 3 lam^2/g.
 
