@@ -44,8 +44,8 @@ def elmo_step(eigenvalue: Any, slope: Any, lipschitz: Any) -> Array:
     Notes
     -----
     x = 2g/(lam + s) for lam > 0 and (s - lam)/L otherwise, with s = sqrt(lam^2 + 2Lg) formed as a hypotenuse. Either
-    formula alone can lose all digits in the other's half: the printed (s - lam)/L returns 0 at lam = 1, g = L = 1e-8. With
-    g = 0 < -lam both ends +-2|lam|/L are minima; this returns the positive one.
+    formula alone can lose all digits in the other's half: the printed (s - lam)/L returns 0 at lam = 1, g = L = 1e-8.
+    With g = 0 < -lam both ends +-2|lam|/L are minima; this returns the positive one.
 
     Source: ELMO paper, eq. 7; Griewank (1981) and Nesterov & Polyak (2006) for the model in one dimension.
 
