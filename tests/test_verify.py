@@ -31,7 +31,7 @@ from refimpl.verify import __main__ as command
 from refimpl.verify.golden import CALLS, Case, cases, relative_error, run_case
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUPS = ["curveball", "kryball", "methods", "networks", "problems", "series", "spectrum"]
+GROUPS = ["curveball", "elmo", "kryball", "methods", "networks", "problems", "series", "spectrum"]
 
 
 @pytest.fixture(scope="module")
