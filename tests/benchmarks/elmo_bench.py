@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy import optimize
-from timing import race
+from timing import race, subproblem_race
 
 from refimpl.arrays import Array
 from refimpl.curvature.cubic import cubic_step, elmo_step
@@ -103,14 +103,9 @@ def subproblem(repeats: int) -> None:
         "checked": lambda: [cubic_step(*model) for model in agreed],
         "SciPy": lambda: [scipy_step(model) for model in agreed],
     }
-    best = {name: 1e6 * seconds / len(agreed) for name, seconds in race(jobs, repeats).items()}
-    print(f"\ncubic-regularized subproblem, k = {UNKNOWNS}, microseconds, best of {repeats}")
-    print(f"({len(agreed)} of {len(given)} problems, those where both agree to 1e-7 in the model)")
-    print("  " + ", ".join(f"{name}: {time:.0f}" for name, time in best.items()))
-    ratio = best["SciPy"] / best["unchecked"]
-    print(f"  SciPy needs {ratio:.1f} times as long for the same value")
-    assert best["unchecked"] <= MICROSECONDS, f"a subproblem should take at most {MICROSECONDS:g} microseconds"
-    assert ratio >= TIMES, f"SciPy should need at least {TIMES:g} times as long, got {ratio:.2f}"
+    title = f"cubic-regularized subproblem, k = {UNKNOWNS}"
+    agreement = f"{len(agreed)} of {len(given)} problems, those where both agree to 1e-7 in the model"
+    subproblem_race(title, agreement, jobs, len(agreed), repeats, MICROSECONDS, TIMES)
 
 
 # -- AMOS -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from timing import race
+from timing import race, subproblem_race
 
 from refimpl.arrays import Array
 from refimpl.curvature.krylov import lanczos
@@ -76,14 +76,9 @@ def subproblem(repeats: int) -> None:
         "SciPy": lambda: [scipy_step(region, accuracy) for region, accuracy in agreed],
         "SciPy to a tenth of the radius, its default": lambda: [scipy_step(region) for region, _ in agreed],
     }
-    best = {name: 1e6 * seconds / len(agreed) for name, seconds in race(jobs, repeats).items()}
-    print(f"\ntrust-region subproblem, k = {UNKNOWNS}, microseconds, best of {repeats}")
-    print(f"({len(agreed)} of {len(given)} problems on the boundary, those where both agree to 1e-9 in the model)")
-    print("  " + ", ".join(f"{name}: {time:.0f}" for name, time in best.items()))
-    ratio = best["SciPy"] / best["unchecked"]
-    print(f"  SciPy needs {ratio:.1f} times as long for the same value")
-    assert best["unchecked"] <= MICROSECONDS, f"a subproblem should take at most {MICROSECONDS:g} microseconds"
-    assert ratio >= TIMES, f"SciPy should need at least {TIMES:g} times as long, got {ratio:.2f}"
+    title = f"trust-region subproblem, k = {UNKNOWNS}"
+    agreement = f"{len(agreed)} of {len(given)} problems on the boundary, those where both agree to 1e-9 in the model"
+    subproblem_race(title, agreement, jobs, len(agreed), repeats, MICROSECONDS, TIMES)
 
 
 # -- products ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,28 @@ def race(
     return best
 
 
+def subproblem_race(
+    title: str,
+    agreement: str,
+    jobs: Mapping[str, Callable[[], Any]],
+    count: int,
+    repeats: int,
+    limit: float,
+    times: float,
+) -> None:
+    """Print what ``count`` subproblems cost by each job, and see that ours, ``"unchecked"``, keeps to the limits.
+
+    ``limit``: microseconds for one; ``times``: how many times as long ``"SciPy"`` needs at least.
+    """
+    best = {name: 1e6 * seconds / count for name, seconds in race(jobs, repeats).items()}
+    print(f"\n{title}, microseconds, best of {repeats}\n({agreement})")
+    print("  " + ", ".join(f"{name}: {cost:.0f}" for name, cost in best.items()))
+    ratio = best["SciPy"] / best["unchecked"]
+    print(f"  SciPy needs {ratio:.1f} times as long for the same value")
+    assert best["unchecked"] <= limit, f"a subproblem should take at most {limit:g} microseconds"
+    assert ratio >= times, f"SciPy should need at least {times:g} times as long, got {ratio:.2f}"
+
+
 @contextmanager
 def torch_threads(library: str, count: int) -> Iterator[None]:
     """``count`` threads for Torch inside the ``with``; nothing for other libraries."""
