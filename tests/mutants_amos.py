@@ -3,6 +3,7 @@
 from mutants import Mutant
 
 _SOPHIA, _AMOS, _SCHEDULE = "test_sophia.py", "test_amos.py", "test_schedule.py"
+_DECISIONS = "test_amos_decisions.py"
 _SAMPLED, _FOSI, _WATCHED = "test_sampled_gradient.py", "test_fosi.py", "test_fosi_study.py"
 _STEP, _GROUPS, _METHOD = "optimizers/sophia.py", "optimizers/groups.py", "optimizers/amos.py"
 _FOSI_METHOD, _FOSI_STUDY = "optimizers/fosi.py", "experiments/fosi_study.py"
@@ -39,7 +40,7 @@ MUTANTS_AMOS = [
            f"{_SOPHIA}::test_decay_reaches_matrices_alone"),
     # AMOS
     Mutant("threshold-reached", _METHOD, "offloaded = known > self.threshold", "offloaded = known >= self.threshold",
-           "A group at the threshold is offloaded.", f"{_AMOS}::test_the_threshold_itself_is_not_above_the_threshold"),
+           "A group at the threshold is offloaded.", f"{_DECISIONS}::test_the_threshold_itself_is_not_above_the_threshold"),
     Mutant("slope-of-the-mean", _METHOD, "state = self._measured(state, estimate, x)._replace(",
            "state = self._measured(state, self._average(state.curvature, estimate), x)._replace(",
            "L is taken from the running mean h.",
@@ -55,12 +56,12 @@ MUTANTS_AMOS = [
            "else self._shrunk(point) - self.offload_rate * point.gradient", "Offloaded groups are decayed.",
            f"{_AMOS}::test_with_everything_offloaded_it_is_gradient_descent"),
     Mutant("bound-of-six", _METHOD, "size * size * size / 6.0", "size * size * size / 2.0",
-           "The cubic term of the bound lacks its 1/6.", f"{_AMOS}::test_newton_is_equation_eight"),
+           "The cubic term of the bound lacks its 1/6.", f"{_DECISIONS}::test_newton_is_equation_eight"),
     Mutant("chunk-filled-up", _GROUPS, "return self.sum(values) / _sizes(self.sizes, backend_of(values))",
            "return self.sum(values) / max(self.sizes)", "The last chunk's mean counts the zeros that fill it up.",
-           f"{_AMOS}::test_groups_add_up"),
+           f"{_DECISIONS}::test_groups_add_up"),
     Mutant("random-once", _METHOD, "as_generator([self.seed, steps, 1])", "as_generator([self.seed, 0, 1])",
-           "The random set is the same at every Hessian time.", f"{_AMOS}::test_random_sets"),
+           "The random set is the same at every Hessian time.", f"{_DECISIONS}::test_random_sets"),
     # schedules
     Mutant("schedule-behind", "optimizers/schedule.py", "self.at(state.steps).step(", "self.at(state.steps + 1).step(",
            "The factor is that of the next step.", f"{_SCHEDULE}::test_same_run_as_by_hand"),
