@@ -28,8 +28,8 @@ class Scheduled:
     ----------
     method : a frozen dataclass of :mod:`refimpl.optimizers`, its knobs as they are where the factor is 1.
     factor : function from the step to a positive number, such as :func:`warmup_cosine`.
-    knobs : names of the knobs that it multiplies, each a number. AMOS has two rates: ``("learning_rate",
-        "offload_rate")`` schedules both.
+    knobs : names of the knobs that it multiplies, each a number. AMOS has two rates, ``learning_rate`` and
+        ``offload_rate``: name both.
 
     Raises
     ------

@@ -197,10 +197,14 @@ def two_moons(split_seed: int = 0, *, rows: int = 200, noise: float = 0.2) -> Da
     ValueError
         No rows, or noise that is negative or not finite.
 
+    Notes
+    -----
+    Drawn, not downloaded.
+
     >>> moons = two_moons(rows=4, noise=0.0)
     >>> moons.train_targets.tolist()
     [0.0, 1.0, 0.0, 1.0]
-    >>> [round(float(np.hypot(*p)), 6) for p in moons.train_inputs[::2]]
+    >>> [round(float(np.linalg.norm(p)), 6) for p in moons.train_inputs[::2]]
     [1.0, 1.0]
     """
     check_count("rows", rows)
