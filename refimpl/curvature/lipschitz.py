@@ -46,7 +46,7 @@ def row_sum(third: Array, vectors: Array) -> Array:
 
 
 def row_sum_bound(supremum: Array, vectors: Array) -> Array:
-    """A bound of :func:`row_sum` for all T with entries of at most ``supremum`` in magnitude, (n,): |V| stands for V."""
+    """A bound of :func:`row_sum` for all T whose entries have magnitudes of at most ``supremum``, (n,)."""
     return row_sum(supremum, namespace(vectors).abs(vectors))
 
 
