@@ -40,7 +40,8 @@ MUTANTS_AMOS = [
            f"{_SOPHIA}::test_decay_reaches_matrices_alone"),
     # AMOS
     Mutant("threshold-reached", _METHOD, "offloaded = known > self.threshold", "offloaded = known >= self.threshold",
-           "A group at the threshold is offloaded.", f"{_DECISIONS}::test_the_threshold_itself_is_not_above_the_threshold"),
+           "A group at the threshold is offloaded.",
+           f"{_DECISIONS}::test_the_threshold_itself_is_not_above_the_threshold"),
     Mutant("slope-of-the-mean", _METHOD, "state = self._measured(state, estimate, x)._replace(",
            "state = self._measured(state, self._average(state.curvature, estimate), x)._replace(",
            "L is taken from the running mean h.",
