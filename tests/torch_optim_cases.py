@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refimpl import get_backend, torch_optim
+from refimpl.optimizers.gradient_descent import HeavyBall
 from refimpl.problems.losses import HalfMeanSquaredError, SoftmaxCrossEntropy
 from refimpl.problems.models import flat_parameters, load_flat, mlp_module
 
@@ -64,6 +65,7 @@ WRAPPED = [
     Wrapped("KryBall", {"dimension": 3, "gain": 0.0, "initial_radius": 0.5, "refresh": 2}),
     Wrapped("StochasticKryBall", {"dimension": 2, "momentum": 0.7}),
     Wrapped("ELMO", {"lipschitz": 30.0, "safeguard": True}),
+    Wrapped("FOSI", {"base": HeavyBall(0.05, 0.5), "largest": 2, "smallest": 1, "interval": 2}),
     Wrapped("ARC", {"initial_sigma": 20.0, "dimension": 6, "search": 3}),
     Wrapped("KFAC", {"learning_rate": 0.3, "damping": 0.2, "momentum": 0.4, "ema": 0.5}, outputs=True, layers=True),
     Wrapped("AdaptiveKFAC", {"initial_damping": 1.0}, outputs=True, layers=True),

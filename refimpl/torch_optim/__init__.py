@@ -51,6 +51,7 @@ from refimpl.optimizers import (
     arc,
     curveball,
     elmo,
+    fosi,
     gradient_descent,
     hessian_free,
     kfac,
@@ -70,6 +71,7 @@ __all__ = [
     "AMOS",
     "ARC",
     "ELMO",
+    "FOSI",
     "KFAC",
     "Adam",
     "AdamW",
@@ -279,6 +281,16 @@ class ARC(_Knobs):
     """:class:`refimpl.optimizers.arc.ARC`: n products, or ``dimension`` of them, and one trial per step."""
 
     method_class = arc.ARC
+
+
+class FOSI(_Knobs):
+    """:class:`refimpl.optimizers.fosi.FOSI`: ``base`` is a method of :mod:`refimpl.optimizers` with its own knobs.
+
+    They stay those it was made with: schedulers do not reach them. A saved state holds the base as an object, so that
+    ``torch.load`` asks for ``torch.serialization.safe_globals([Adam])``, or whatever its class is.
+    """
+
+    method_class = fosi.FOSI
 
 
 class KFAC(_Knobs):
