@@ -76,7 +76,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "fosi-adam": ("adam", {}),
     "damped-fosi-adam": ("adam", {"damping": 1.0}),
 }
-"""The forms of FOSI: the base of each, and the knobs in which it differs from the public code."""
+"""Of each form of FOSI, the base and the knobs in which it differs from the public code."""
 
 BASE_OF = {name: base for name, (base, _) in FORMS.items()}
 """What each form of FOSI is compared with."""
