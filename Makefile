@@ -20,7 +20,7 @@ help:  ## show this list
 
 setup: $(READY)  ## make .venv with the locked versions and the package
 
-$(READY): requirements.lock pyproject.toml tools/environment.py
+$(READY): requirements.lock requirements-nodeps.lock pyproject.toml tools/environment.py
 	@$(PYTHON) tools/environment.py $(VENV)
 
 book: $(READY)  ## execute every chapter and build the book into _build/html

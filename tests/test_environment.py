@@ -1,4 +1,4 @@
-"""The three places that name versions agree: pyproject.toml, requirements.lock and environment.yml.
+"""The places that name versions agree: pyproject.toml, requirements.lock, requirements-nodeps.lock and environment.yml.
 
 Oracle: the files themselves, read by three different parsers (TOML, pip's line format, YAML).
 """
@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch", "matplotlib-base": "matplotlib"}
-NEEDS_A_GPU = {"cupy"}
+ELSEWHERE = {"cupy", "curvlinops"}
+"""Extras that requirements.lock leaves out: one needs a GPU, one is in requirements-nodeps.lock."""
 
 
-def read_lock():
-    """Requirement by name for each line of requirements.lock."""
-    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+def read_lock(name="requirements.lock"):
+    """Requirement by name for each line of a lock file."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     requirements = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     return {canonicalize_name(r.name): r for r in requirements}
 
@@ -48,13 +49,14 @@ def read_environment():
 
 
 LOCK = read_lock()
+WITHOUT_DEPENDENCIES = read_lock("requirements-nodeps.lock")
 ENVIRONMENT = read_environment()
 WANTED = [
     pytest.param(Requirement(line), id=f"{group}:{Requirement(line).name}")
     for group, lines in {
         "core": PROJECT["project"]["dependencies"],
         "build": PROJECT["build-system"]["requires"],
-        **{extra: lines for extra, lines in EXTRAS.items() if extra not in NEEDS_A_GPU},
+        **{extra: lines for extra, lines in EXTRAS.items() if extra not in ELSEWHERE},
     }.items()
     for line in lines
 ]
@@ -77,8 +79,15 @@ def test_environment_names_nothing_that_is_not_locked():
     assert {name: v for name, v in ENVIRONMENT.items() if name != "python"}.keys() <= LOCK.keys()
 
 
+def test_the_lock_without_dependencies_meets_its_extra():
+    for line in EXTRAS["curvlinops"]:
+        requirement = Requirement(line)
+        assert locked_version(WITHOUT_DEPENDENCIES[canonicalize_name(requirement.name)]) in requirement.specifier
+    assert not WITHOUT_DEPENDENCIES.keys() & LOCK.keys()
+
+
 def test_lock_is_portable():
-    for requirement in LOCK.values():
+    for requirement in [*LOCK.values(), *WITHOUT_DEPENDENCIES.values()]:
         assert requirement.url is None, f"{requirement} names a place"
         assert Version(locked_version(requirement)).local is None, f"{requirement} names one build"
 
@@ -95,4 +104,4 @@ def test_gpu_lines_are_comments():
 
 
 def test_extras_are_the_documented_ones():
-    assert {"book", "torch", "cupy", "sweep", "test", "lint", "data"} == set(EXTRAS)
+    assert {"book", "torch", "cupy", "sweep", "peers", "curvlinops", "test", "lint", "data"} == set(EXTRAS)

@@ -1,7 +1,8 @@
-"""Write requirements.lock from what is installed: `.venv/bin/python tools/lock.py`.
+"""Write requirements.lock and requirements-nodeps.lock from what is installed: `.venv/bin/python tools/lock.py`.
 
 The lock holds what the package, its build backend and its extras need, directly or through others, at the
-installed versions. `cupy` is left out: it needs a CUDA machine.
+installed versions. `cupy` is left out: it needs a CUDA machine. What only `curvlinops` needs is in the second file,
+which is installed without dependencies: one of its packages names torchvision, which is not called here.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = {"cupy"}
+LEFT_OUT = {"cupy", "curvlinops"}
+NOT_CALLED = {"torchvision"}
 HEADER = """\
 # The versions that `make book` and `make test` install, for Python 3.11, 3.12 and 3.13.
 # Written by tools/lock.py from an environment in which everything passes; do not edit by hand.
+"""
+HEADER_WITHOUT_DEPENDENCIES = """\
+# Installed after requirements.lock with `pip install --no-deps`: curvlinops, what only it needs, not torchvision.
+# Written by tools/lock.py; do not edit by hand.
 """
 
 
@@ -28,6 +34,11 @@ def wanted(project: dict) -> list[Requirement]:
     return [Requirement(line) for group in groups for line in group]
 
 
+def without_dependencies(project: dict) -> list[Requirement]:
+    """The requirements of pyproject.toml that the second file has to meet."""
+    return [Requirement(line) for line in project["project"]["optional-dependencies"]["curvlinops"]]
+
+
 def closure(requirements: list[Requirement]) -> dict[str, str]:
     """Map each package needed by `requirements`, directly or not, to its installed version."""
     versions: dict[str, str] = {}
@@ -36,6 +47,8 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
+        if name in NOT_CALLED:
+            continue
         for extra in ("", *requirement.extras):
             if (name, extra) in seen:
                 continue
@@ -53,9 +66,14 @@ def main() -> None:
     """Write requirements.lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     versions = closure(wanted(project))
-    lines = [f"{name}=={version}" for name, version in sorted(versions.items())]
-    (ROOT / "requirements.lock").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    print(f"requirements.lock: {len(lines)} packages")
+    others = {name: v for name, v in closure(without_dependencies(project)).items() if name not in versions}
+    for file, header, found in (
+        ("requirements.lock", HEADER, versions),
+        ("requirements-nodeps.lock", HEADER_WITHOUT_DEPENDENCIES, others),
+    ):
+        lines = [f"{name}=={version}" for name, version in sorted(found.items())]
+        (ROOT / file).write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{file}: {len(lines)} packages")
 
 
 if __name__ == "__main__":
