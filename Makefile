@@ -12,7 +12,7 @@ ifdef REFIMPL_DATA
 export REFIMPL_DATA := $(abspath $(REFIMPL_DATA))
 endif
 
-.PHONY: help setup book test site notebooks serve bench lint format mutants clean
+.PHONY: help setup book test site notebooks serve bench cuda lint format mutants clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,6 +44,9 @@ serve: book  ## build, then show the book on http://localhost:$(PORT)
 
 bench: $(READY)  ## measure products needed, many runs in one program, memory (a few minutes)
 	@$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+cuda: $(READY)  ## on a machine with a GPU: its tests, golden vectors and benchmarks; elsewhere a dry run
+	@$(BIN)/python tools/cuda_suite.py $(ARGS)
 
 lint: $(READY)  ## check style, formatting and types
 	@$(BIN)/ruff check .

@@ -47,11 +47,22 @@ class Backend:
     device: Any
     dtype: Any
 
+    def __hash__(self) -> int:
+        # By name: a device of CuPy has no hash of its own.
+        return hash((self.name, str(self.device), str(self.dtype)))
+
     def asarray(self, values: Any) -> Array:
         """Floating array of this backend from anything NumPy understands (or an array of any backend)."""
         host = values if _is_host_ready(values) else to_numpy(values)
-        host = np.asarray(host, dtype=self.dtype_name)
-        return self.xp.asarray(host.tolist() if self._needs_lists else host, dtype=self.dtype, device=self.device)
+        return self.send(np.asarray(host, dtype=self.dtype_name), self.dtype)
+
+    def send(self, host: np.ndarray, dtype: Any) -> Array:
+        """A host array as an array of this backend with the library's ``dtype``; the host waits for no GPU."""
+        if self.name == "torch" and self.device.type == "cuda":
+            # From pageable memory the copy would wait for everything that is queued before it.
+            pinned = self.xp.tensor(host, dtype=dtype, pin_memory=True)
+            return pinned.to(self.device, non_blocking=True)
+        return self.xp.asarray(host.tolist() if self._needs_lists else host, dtype=dtype, device=self.device)
 
     def zeros(self, shape: int | tuple[int, ...]) -> Array:
         """Array of zeros with this backend's dtype, on its device."""
@@ -105,7 +116,10 @@ def get_backend(name: str = "numpy", dtype: str = "float64", device: Any = None)
     library, namespace_module = _MODULES[name]
     if importlib.util.find_spec(library) is None:
         raise ValueError(f"backend {name!r} needs the package {library!r}, which is not installed")
-    xp = importlib.import_module(namespace_module)
+    try:
+        xp = importlib.import_module(namespace_module)
+    except Exception as error:  # CuPy without its driver, say
+        raise ValueError(f"backend {name!r} is installed but cannot be loaded: {error}") from error
     try:
         place = _resolve_device(name, xp, device)
         probe = xp.zeros(1, dtype=getattr(xp, dtype), device=place)
@@ -224,7 +238,7 @@ def widened(a: Array) -> Array:
     if dtype_name(a.dtype) == "float64":
         return a
     backend = backend_of(a)
-    if not _has_float64(backend.name, backend.device):
+    if not _has_float64(backend):
         return a
     return backend.xp.astype(a, backend.xp.float64)
 
@@ -242,7 +256,10 @@ def norm(a: Array) -> Array:
 
 def all_finite(*arrays: Array) -> bool:
     """Whether every entry of every array is finite (reads back to the host)."""
-    return all(bool(namespace(a).all(namespace(a).isfinite(a))) for a in arrays)
+    found: Any = True
+    for a in arrays:  # one wait for a GPU, however many arrays
+        found = namespace(a).all(namespace(a).isfinite(a)) & found
+    return bool(found)
 
 
 def check_array(
@@ -328,9 +345,9 @@ def as_generator(seed: int | np.random.Generator | Sequence[int]) -> np.random.G
 
 
 @lru_cache(maxsize=64)
-def _has_float64(name: str, device: Any) -> bool:
+def _has_float64(backend: Backend) -> bool:
     try:
-        get_backend(name, "float64", device)
+        get_backend(backend.name, "float64", backend.device)
     except ValueError:
         return False
     return True

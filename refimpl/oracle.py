@@ -51,6 +51,10 @@ class Evaluation(ABC):
         """The Hessian (n, n), or None to have it built from products."""
         return None
 
+    def loss_at(self, x: Array) -> Array | None:
+        """The loss at another place on the same sample, or None to have the problem gather the sample again."""
+        return None
+
     def outputs(self) -> Array:
         """The outputs phi(x), shape (o,)."""
         raise NotImplementedError
@@ -206,7 +210,8 @@ class Point:
         """The loss at another place on the same sample: what a ratio of actual to predicted decrease needs."""
         self.problem.check_place(x_trial, "x_trial")
         self._extra += Counts(loss=1)
-        return self.problem.loss(x_trial, self.sample)
+        found = self._evaluation.loss_at(x_trial)
+        return self.problem.loss(x_trial, self.sample) if found is None else found
 
     def beside(self, x_trial: Array) -> Point:
         """The oracle at another place on the same sample, for a search that needs gradients. Its cost counts here."""

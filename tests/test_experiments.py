@@ -1,4 +1,4 @@
-"""Records of long runs: written whole or not at all, continued after a kill, complete in their provenance.
+"""Long runs: continued job by job after a kill, cut down to some methods and seeds; the command and its exit status.
 
 Oracles: a process that is really killed (SIGKILL, which nothing can catch), compared with one that was not; SciPy's
 bootstrap for ours.
@@ -10,18 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_cases import Letters, Walk, measured, started
 from scipy import stats
 
 from refimpl import Counts
-from refimpl.experiments import EXPERIMENTS, records
+from refimpl.experiments import EXPERIMENTS
 from refimpl.experiments.__main__ import main
-from refimpl.experiments.records import check_record, provenance, provenance_line, read_record, write_record
-from refimpl.experiments.runner import Experiment, run_of, run_summary, thinned
+from refimpl.experiments.checkpoints import Checkpoint, checkpoint_path
+from refimpl.experiments.records import read_record, write_record
+from refimpl.experiments.runner import run_of, run_summary, thinned
 from refimpl.experiments.statistics import bootstrap_median
 from refimpl.trace import Result, Trace
 
@@ -30,132 +32,6 @@ DATA = os.environ.get("REFIMPL_DATA")
 with_data = pytest.mark.skipif(
     not DATA or not Path(DATA, "uci_energy", "data.txt").is_file(), reason="REFIMPL_DATA has no uci_energy"
 )
-
-
-@dataclass(frozen=True)
-class Letters(Experiment):
-    """One job per letter; job number ``stop`` raises. ``rate`` has more digits than a record keeps."""
-
-    name: str = "letters"
-    stop: int = 99
-    rate: float = 0.0945226911
-    ran: list = field(default_factory=list)
-
-    summary = "letters"
-
-    def settings(self, scale, seeds):
-        return {"rate": self.rate, "seeds": seeds or 3}
-
-    def jobs(self, settings):
-        return list("abcdef"[: settings["seeds"]])
-
-    def job_settings(self, job, settings):
-        return {"scale": settings["scale"], "rate": settings["rate"]}
-
-    def run_job(self, job, settings, device):
-        if len(self.ran) == self.stop:
-            raise RuntimeError("stopped")
-        self.ran.append(job)
-        return [{"key": job, "status": "budget", "loss": 1 / 3, "curve": {"loss": [float("nan"), 1.0]}}]
-
-
-def complete():
-    """A record that passes every check."""
-    return {
-        "schema": 1, "experiment": "e", "settings": {}, "provenance": provenance(),
-        "runs": [{"key": "a", "status": "budget"}],
-    }  # fmt: skip
-
-
-# -- records ----------------------------------------------------------------------------------------------------------
-
-
-def test_record_comes_back(tmp_path):
-    write_record(tmp_path / "e.json", complete() | {"runs": [{"key": "a", "status": "budget", "loss": 1 / 3}]})
-    assert read_record("e", tmp_path)["runs"][0]["loss"] == 0.3333333
-
-
-def test_record_is_strict_json_without_nan(tmp_path):
-    write_record(tmp_path / "e.json", {"a": [float("nan"), float("inf"), -float("inf"), 1e-300]})
-    assert json.loads((tmp_path / "e.json").read_text(), parse_constant=pytest.fail) == {"a": [None] * 3 + [1e-300]}
-
-
-def test_half_written_record_never_replaces_a_whole_one(tmp_path, monkeypatch):
-    path = tmp_path / "e.json"
-    write_record(path, complete())
-    before = path.read_text()
-
-    def dies(self, text, **options):
-        with open(self, "w") as file:
-            file.write(text[: len(text) // 2])
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "write_text", dies)
-    with pytest.raises(OSError, match="no space"):
-        write_record(path, complete() | {"settings": {"other": True}})
-    assert path.read_text() == before
-
-
-@pytest.mark.parametrize("key", ["schema", "experiment", "settings", "runs", "provenance"])
-def test_record_without_a_part_is_rejected(key):
-    record = complete()
-    check_record(record)
-    del record[key]
-    with pytest.raises(ValueError, match=f"incomplete: it lacks .*{key}"):
-        check_record(record)
-
-
-@pytest.mark.parametrize("key", ["date", "device", "python", "versions", "command", "commit", "dirty"])
-def test_record_without_provenance_is_rejected(key):
-    record = complete()
-    del record["provenance"][key]
-    with pytest.raises(ValueError, match=f"lacks provenance.{key}"):
-        check_record(record)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": 0}, "has schema 0, this version reads 1; run it again"),
-        ({"runs": []}, "holds no runs"),
-        ({"runs": [{"key": "a"}]}, r"runs without a status: \['a'\]"),
-    ],
-)
-def test_record_with_a_wrong_part_is_rejected(change, message):
-    with pytest.raises(ValueError, match=message):
-        check_record(complete() | change)
-
-
-def test_provenance_says_everything(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "run", "uci-exact-277"])
-    source = provenance()
-    assert source["versions"]["numpy"] == np.__version__
-    assert source["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert source["command"] == "python -m refimpl.experiments run uci-exact-277"
-    assert source["date"].endswith("Z")
-    assert abs(time.time() - time.mktime(time.strptime(source["date"], "%Y-%m-%dT%H:%M:%SZ")) + time.timezone) < 120
-    line = provenance_line({"provenance": source | {"commit": "0123456789abcdef", "dirty": True}})
-    assert "commit 0123456789 with local changes." in line
-    assert f"numpy {np.__version__}" in line
-
-
-def test_provenance_outside_git(monkeypatch, tmp_path):
-    monkeypatch.setattr(records, "_checkout", lambda: tmp_path)
-    source = provenance()
-    assert (source["commit"], source["dirty"]) == (None, False)
-    assert "outside git" in provenance_line({"provenance": source})
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "data" / "results").glob("[!.]*.json")), ids=lambda path: path.stem)
-def test_committed_record_is_complete(path):
-    record = read_record(path.stem, path.parent)
-    assert record["experiment"] == path.stem
-    assert record["provenance"]["commit"]
-
-
-def test_settings_are_kept_exactly(tmp_path):
-    Letters().record(tmp_path)
-    assert read_record("letters", tmp_path)["settings"]["rate"] == 0.0945226911
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------
@@ -189,10 +65,8 @@ def test_more_seeds_keep_what_is_done(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from pathlib import Path
-from test_experiments import Letters
+import os, signal
+from experiment_cases import Letters
 
 class Killed(Letters):
     def run_job(self, job, settings, device):
@@ -205,9 +79,9 @@ Killed().record(Path({folder!r}))
 
 
 def test_run_continues_after_a_kill(tmp_path):
-    script = KILLED.format(tests=str(ROOT / "tests"), root=str(ROOT), folder=str(tmp_path))
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = started(KILLED, folder=str(tmp_path))
+    _, said = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, said
     assert [path.name for path in tmp_path.iterdir()] == [".letters.partial.json"]
     again = Letters()
     again.record(tmp_path)
@@ -239,6 +113,112 @@ def test_study_continues_after_a_kill(tmp_path):
 
 def _without_clock(runs):
     return [{**run, "curve": {k: v for k, v in run["curve"].items() if k != "seconds"}} for run in runs]
+
+
+# -- selections -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [
+        ({"optimizers": ["right"]}, ["plane/right/0", "plane/right/1"]),
+        ({"only_seeds": [1]}, ["plane/left/1", "plane/right/1"]),
+        ({"only_seeds": [0, 2], "seeds": 3}, ["plane/left/0", "plane/left/2", "plane/right/0", "plane/right/2"]),
+        ({"optimizers": ["left"], "only_seeds": [0]}, ["plane/left/0"]),
+    ],
+)
+def test_only_the_chosen_jobs_run(tmp_path, options, jobs):
+    walk = Walk()
+    walk.record(tmp_path, **options)
+    assert [job for job, _ in walk.began] == jobs
+    chosen, whole = Walk(), read_record("walk", tmp_path)
+    chosen.record(tmp_path / "whole", seeds=options.get("seeds"))
+    everything = measured(read_record("walk", tmp_path / "whole"))["runs"]
+    assert measured(whole)["runs"] == [run for run in everything if run["key"] in jobs]
+    assert whole["selection"] == {
+        name: options[key] for name, key in (("optimizers", "optimizers"), ("seeds", "only_seeds")) if key in options
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "parts"),
+    [
+        ("uci-exact-277", "adam", ("adam", None)),
+        ("uci-exact-277", "saddle-free-newton/2", ("saddle-free-newton", 2)),
+        ("uci-energy", "lanczos-sfn/5-9", ("lanczos-sfn", range(5, 10))),
+        ("curveball-table", "rosenbrock/near/newton-abs-0.1", ("newton-abs-0.1", None)),
+        ("kryball-table", "radius/rahimi-recht-1e5/kryball", ("kryball", None)),
+        ("mnist-mlp", "mlp/hessian-free/2", ("hessian-free", 2)),
+        ("mnist1d-kryball", "dimension/M=10/0", ("M=10", 0)),
+        ("random-architectures", "3", (None, 3)),
+        ("eigenarc", "race/xor/saddle-free-newton-0.001/2", ("saddle-free-newton-0.001", 2)),
+        ("char-transformer", "main/amos-75/0", ("amos-75", 0)),
+        ("fosi", "autoencoder/fosi-adam", ("fosi-adam", None)),
+    ],
+)
+def test_parts_of_a_job(name, job, parts):
+    experiment = EXPERIMENTS[name]
+    scale = "full" if name.startswith("uci") else "ci"
+    assert job in experiment.jobs({"scale": scale, **experiment.settings(scale, None)})
+    assert experiment.job_parts(job) == parts
+
+
+@dataclass(frozen=True)
+class Spans(Letters):
+    """Jobs that hold several seeds, or all of them, or no method."""
+
+    def jobs(self, settings):
+        return ["adam/0-4", "adam/5-9", "case/newton", "7"]
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [
+        ({"only_seeds": [7]}, ["adam/5-9", "case/newton", "7"]),
+        ({"only_seeds": [0, 9]}, ["adam/0-4", "adam/5-9", "case/newton"]),
+        ({"optimizers": ["adam"], "only_seeds": [1]}, ["adam/0-4"]),
+        ({"optimizers": ["newton", "adam"]}, ["adam/0-4", "adam/5-9", "case/newton"]),
+    ],
+)
+def test_a_job_of_several_seeds_is_kept_whole(tmp_path, options, jobs):
+    spans = Spans()
+    spans.record(tmp_path, **options)
+    assert spans.ran == jobs
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "message"),
+    [
+        (Walk(), {"optimizers": ["up", "left"]}, r"has no optimizer \['up'\]; choose of \['left', 'right'\]"),
+        (Walk(), {"only_seeds": [5]}, r"has no seed \[5\]; choose of \[0, 1\]"),
+        (Letters(), {"only_seeds": [0]}, "'letters' are not divided by seed; leave seeds away"),
+        (Walk(), {"only_seeds": []}, r"no job of 'walk' has an optimizer of None and a seed of \[\]"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused(tmp_path, experiment, options, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.record(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_selection_never_replaces_the_whole(tmp_path):
+    Walk().record(tmp_path, optimizers=["left"])
+    Walk().record(tmp_path, optimizers=["right"])  # a selection may
+    Walk().record(tmp_path)
+    with pytest.raises(ValueError, match="holds the whole experiment; choose another folder"):
+        Walk().record(tmp_path, optimizers=["left"])
+    assert len(read_record("walk", tmp_path)["runs"]) == 4
+
+
+def test_a_selection_keeps_the_jobs_of_a_session_that_was_stopped(tmp_path):
+    with pytest.raises(RuntimeError):
+        Letters(stop=2).record(tmp_path)
+    Letters().record(tmp_path, optimizers=["c", "a"])
+    assert list(json.loads((tmp_path / ".letters.partial.json").read_text())) == ["b"]
+    again = Letters()
+    again.record(tmp_path)
+    assert again.ran == ["a", "c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.json"]
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------
@@ -334,3 +314,74 @@ def test_command_runs_and_shows(tmp_path, monkeypatch, capsys):
     write_record(tmp_path / "letters.json", record | {"runs": [run | {"steps": 1} for run in record["runs"]]})
     assert main(["show", "letters"]) == 0
     assert "0.3333333" in capsys.readouterr().out
+
+
+def test_command_cuts_down_and_continues(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "walk", Walk())
+    command = ["run", "walk", "--optimizer", "right", "left", "--seed", "1", "--out", str(tmp_path)]
+    assert main([*command, "--time-limit", "1e-9"]) == 3
+    shown = capsys.readouterr()
+    assert "0 of 2 jobs are done" in shown.err
+    assert f"python -m refimpl.experiments run walk --optimizer right left --seed 1 --out {tmp_path} --tim" in shown.err
+    assert shown.out == ""
+    assert main(command) == 0
+    assert [run["key"] for run in read_record("walk", tmp_path)["runs"]] == ["plane/left/1", "plane/right/1"]
+    assert main([*command[:3], "up", "--out", str(tmp_path)]) == 2
+    assert "choose of ['left', 'right']" in capsys.readouterr().err
+
+
+def test_progress_goes_to_the_error_stream(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(EXPERIMENTS, "walk", Walk())
+    assert main(["run", "walk", "--out", str(tmp_path)]) == 0
+    shown = capfd.readouterr()
+    assert shown.out == f"wrote {tmp_path / 'walk.json'}\n"
+    assert "4/4" in shown.err
+
+
+INTERRUPTED = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from experiment_cases import Walk, short_pause
+from refimpl.experiments import EXPERIMENTS
+from refimpl.experiments.__main__ import main
+
+if __name__ == "__main__":
+    EXPERIMENTS["walk"] = Walk(steps=100_000, pause=short_pause)
+    sys.exit(main(["run", "walk", "--workers", "2", "--out", {folder!r}]))
+"""
+
+
+def test_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(EXPERIMENTS, "walk", Walk(pause=interrupt))
+    assert main(["run", "walk", "--out", str(tmp_path)]) == 130
+    assert f"to go on:\n  python -m refimpl.experiments run walk --out {tmp_path}\n" in capsys.readouterr().err
+
+
+def test_interrupt_ends_the_workers(tmp_path):
+    script, out = tmp_path / "walk.py", tmp_path / "out"
+    script.write_text(INTERRUPTED.format(tests=str(ROOT / "tests"), root=str(ROOT), folder=str(out)))
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    stop = time.monotonic() + 60
+    while len(list(out.glob(".walk.*.checkpoint"))) < 2 and time.monotonic() < stop:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; finished jobs are saved; to go on:\n  python -m refimpl.experiments run walk" in said
+    assert "Traceback" not in said
+    settings = {"device": "cpu", "scale": "full", "steps": 100_000}
+    assert Checkpoint(checkpoint_path(out, "walk", "plane/left/0"), settings).load().step > 0
+    while _alive(process.pid):  # no worker is left behind
+        assert time.monotonic() < stop
+        time.sleep(0.02)
+
+
+def _alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

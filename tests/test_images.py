@@ -1,7 +1,7 @@
-"""Sets of pictures: MNIST's 10,000 images and CIFAR-10, from either form of their files, and without them.
+"""Sets of pictures, as bytes and as numbers, from either form of their files, and without them.
 
-Oracles: small archives written here with Pillow, ``struct`` and ``tarfile`` from pixels that are known; the SHA-256 of
-MNIST's published labels for the PNG copy; class counts as published for CIFAR-10.
+Oracles: small archives written here with Pillow, ``struct``, ``tarfile`` and SciPy from pixels that are known; the
+SHA-256 of MNIST's published labels for the PNG copy; class counts as published for CIFAR-10.
 """
 
 import gzip
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from refimpl.problems import datasets, images
+from refimpl.problems import datasets, images, picture_sets
 from refimpl.problems.datasets import DatasetUnavailable
 
 Image = pytest.importorskip("PIL.Image")
@@ -29,7 +30,12 @@ NAMES = {
     "mnist_10k_png": ["mnist_10k/mnist-10k-png.tar.xz"],
     "cifar10": ["cifar10/cifar-10-binary.tar.gz"],
     "cifar10_jpeg": ["cifar10_jpeg/cifar10-jpeg.tar.xz"],
+    "svhn": ["svhn/train_32x32.mat", "svhn/test_32x32.mat"],
 }
+for _name in ("mnist", "fashion_mnist"):
+    NAMES[_name] = [
+        f"{_name}/{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+    ]
 
 
 def with_file(name):
@@ -59,10 +65,23 @@ def write_png(path):
     return tar(path, [(f"{i:06d}-num{DIGIT_LABELS[i]}.png", encoded(DIGITS[i], "PNG")) for i in order])
 
 
-def write_idx(images_path, labels_path):
+def write_idx(images_path, labels_path, rows=slice(None)):
     images_path.parent.mkdir(parents=True, exist_ok=True)
-    images_path.write_bytes(gzip.compress(struct.pack(">IIII", 2051, 20, 28, 28) + DIGITS.tobytes()))
-    labels_path.write_bytes(gzip.compress(struct.pack(">II", 2049, 20) + DIGIT_LABELS.astype(np.uint8).tobytes()))
+    pixels, labels = DIGITS[rows], DIGIT_LABELS[rows].astype(np.uint8)
+    images_path.write_bytes(gzip.compress(struct.pack(">IIII", 2051, len(pixels), 28, 28) + pixels.tobytes()))
+    labels_path.write_bytes(gzip.compress(struct.pack(">II", 2049, len(labels)) + labels.tobytes()))
+
+
+def write_two_idx(train_images, train_labels, test_images, test_labels):
+    write_idx(train_images, train_labels, slice(0, 14))
+    write_idx(test_images, test_labels, slice(14, 20))
+
+
+def write_svhn(train, test):
+    train.parent.mkdir(parents=True, exist_ok=True)
+    for path, rows in ((train, slice(0, 20)), (test, slice(20, 30))):
+        labels = np.where(PHOTO_LABELS[rows] == 0, 10, PHOTO_LABELS[rows])[:, None]
+        savemat(path, {"X": np.moveaxis(PHOTOS[rows], (0, 1), (3, 2)), "y": labels.astype(np.uint8)})
 
 
 def write_binary(path):
@@ -83,6 +102,12 @@ def write_jpeg(path):
 
 
 WRITERS = {"mnist_10k": write_idx, "mnist_10k_png": write_png, "cifar10": write_binary, "cifar10_jpeg": write_jpeg}
+WRITERS |= {"mnist": write_two_idx, "fashion_mnist": write_two_idx, "svhn": write_svhn}
+SETS = {  # training and test pictures and labels, as written
+    "mnist": (DIGITS[:14, None], DIGIT_LABELS[:14], DIGITS[14:, None], DIGIT_LABELS[14:]),
+    "svhn": (PHOTOS[:20], PHOTO_LABELS[:20], PHOTOS[20:], PHOTO_LABELS[20:]),
+}
+SETS |= {"fashion_mnist": SETS["mnist"], "cifar10": SETS["svhn"]}
 
 
 @pytest.fixture
@@ -104,8 +129,8 @@ def folder(tmp_path, monkeypatch):
 
     monkeypatch.setenv("REFIMPL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(datasets, "_download", refuse)
-    monkeypatch.setattr(images, "registry", lambda: known)
-    monkeypatch.setattr(images, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(picture_sets, "registry", lambda: known)
+    monkeypatch.setattr(picture_sets, "cache_folder", lambda: tmp_path / "cache")
     return make
 
 
@@ -181,6 +206,32 @@ def test_other_idx_files_are_refused(content, message, tmp_path):
         images.read_idx(tmp_path / "i.gz", tmp_path / "l.gz")
 
 
+def test_street_numbers_are_the_pixels_written_and_ten_is_zero(tmp_path):
+    write_svhn(tmp_path / "a.mat", tmp_path / "b.mat")
+    found = images.read_svhn(tmp_path / "b.mat")
+    np.testing.assert_array_equal(found.pixels, PHOTOS[20:])
+    np.testing.assert_array_equal(found.labels, PHOTO_LABELS[20:])
+    assert (found.pixels.dtype, found.labels.dtype) == (np.uint8, np.int64)
+    assert found.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"X": np.zeros((4, 4, 3, 2), np.uint8)}, "x.mat is not a MATLAB file with the arrays X and y"),
+        ({"X": np.zeros((4, 4, 3, 2)), "y": [[1], [2]]}, r"uint8 .* got float64 \(4, 4, 3, 2\) and 2 labels"),
+        ({"X": np.zeros((4, 4, 3, 2), np.uint8), "y": [[1]]}, "1 labels"),
+        ({"X": np.zeros((4, 4, 3, 2), np.uint8), "y": [[0], [1]]}, r"labels 1 … 10, got \[0, 1\]"),
+        (None, "x.mat is not a MATLAB file"),
+    ],
+)
+def test_other_matlab_files_are_refused(content, message, tmp_path):
+    path = tmp_path / "x.mat"
+    path.write_bytes(b"nothing of the kind") if content is None else savemat(path, content)
+    with pytest.raises(ValueError, match=message):
+        images.read_svhn(path)
+
+
 # -- loaders ----------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +273,66 @@ def test_cifar_wrong_rows_are_refused(options, folder):
     folder("cifar10")
     with pytest.raises(ValueError, match=next(iter(options))):
         images.cifar10(**options)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_bytes_and_numbers_are_the_rows_written(name, folder):
+    folder(name)
+    train, test, about = getattr(images, f"{name}_pictures")(5)
+    pixels, labels, test_pixels, test_labels = SETS[name]
+    for found, wanted, classes in ((train, pixels, labels), (test, test_pixels, test_labels)):
+        order = np.random.default_rng(5).permutation(len(classes))
+        np.testing.assert_array_equal(found.pixels, wanted[order])
+        np.testing.assert_array_equal(found.labels, classes[order])
+        assert (found.pixels.dtype, found.labels.dtype) == (np.uint8, np.int64)
+    assert (about.name, about.classes, len(about.names)) == (name, 10, 10)
+    entry = datasets.registry()[name]
+    assert (about.source, about.licence) == (entry["source"], entry["licence"])
+    assert about.note == f"own seeded order; {entry['note']}"
+
+    data = getattr(images, name)(5)
+    np.testing.assert_array_equal(data.train_inputs, train.pixels.reshape(len(labels), -1) / np.float32(255))
+    np.testing.assert_array_equal(data.test_inputs, test.pixels.reshape(len(test_labels), -1) / np.float32(255))
+    np.testing.assert_array_equal(data.train_targets, train.labels)
+    np.testing.assert_array_equal(data.test_targets, test.labels)
+    assert data.train_inputs.dtype == np.float32
+    assert (data.name, data.classes, data.image_shape) == (name, 10, pixels.shape[1:])
+    assert data.note == f"own seeded order; pixels divided by 255; {entry['note']}"
+    assert data.val_inputs.shape == (0, pixels[0].size)
+
+    few = getattr(images, f"{name}_pictures")(5, 3, 2)
+    np.testing.assert_array_equal(few.train.pixels, train.pixels[:3])
+    np.testing.assert_array_equal(few.test.labels, test.labels[:2])
+    for wrong in ({"train_rows": len(labels) + 1}, {"test_rows": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            getattr(images, f"{name}_pictures")(**wrong)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_without_files_bytes_and_numbers_are_digits(name, folder):
+    folder()
+    with pytest.raises(DatasetUnavailable, match="download http"):
+        getattr(images, name)()
+    found, note = getattr(images, f"{name}_pictures_or_fallback")(3)
+    title = datasets.registry()[name]["title"].split(",")[0]
+    assert note.startswith(f"{title} is not available here")
+    assert "Reason: " in note
+    assert found.about.name == "digits"
+    assert found.about.note.endswith(f"stands in for {title}")
+    assert found.train.pixels.shape == (1197, 1, 8, 8)
+    assert found.test.pixels.shape == (300, 1, 8, 8)
+    few, _ = getattr(images, f"{name}_pictures_or_fallback")(3, 50_000, 7)
+    np.testing.assert_array_equal(few.train.pixels, found.train.pixels)
+    np.testing.assert_array_equal(few.test.pixels, found.test.pixels[:7])
+    data, note = getattr(images, f"{name}_or_fallback")(3)
+    assert note.startswith(f"{title} is not available here")
+    np.testing.assert_array_equal(found.train.labels, data.train_targets)
+    np.testing.assert_allclose(found.test.pixels.reshape(300, -1) / 255, data.test_inputs, atol=0.5 / 255 + 1e-9)
+    folder(name)
+    found, note = getattr(images, f"{name}_pictures_or_fallback")(3, 4)
+    assert (found.about.name, len(found.train.labels), note) == (name, 4, "")
+    data, note = getattr(images, f"{name}_or_fallback")(3)
+    assert (data.name, note) == (name, "")
 
 
 def test_published_files_are_preferred(folder):
@@ -305,7 +416,7 @@ def test_no_other_names_are_promised():
 def test_pictures_are_decoded_once(folder, monkeypatch):
     place = folder("cifar10")
     first = images.cifar10()
-    monkeypatch.setattr(images, "read_cifar_binary", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(picture_sets, "read_cifar_binary", lambda path: pytest.fail("decoded again"))
     np.testing.assert_array_equal(images.cifar10().train_inputs, first.train_inputs)
     kept = list((place / "cache" / "decoded").iterdir())
     assert [path.suffix for path in kept] == [".npz"]  # and no scratch file

@@ -189,6 +189,7 @@ class EpsilonTable(Accelerator):
         self._weight = weight
         self._topological = topological
         self._diagonal: list[Array] = []
+        self._sizes: list[Array] = []  # the length of each entry, which two differences are compared with
         self._direction: Array | None = None
         self._ended: Array | None = None
         self._answer: Array | None = None
@@ -216,20 +217,22 @@ class EpsilonTable(Accelerator):
             self._direction = row - diagonal[0]
         # old_two_back = eps_{m+1}^{(c-2)}, new_two_back = eps_{m+2}^{(c-2)}, carry = eps_{m+1}^{(c-1)}
         old_two_back, new_two_back, carry = xp.zeros_like(row), xp.zeros_like(row), row
+        size, rounding = _size(row), 8 * machine_epsilon(row)
         for c in range(1, len(diagonal) + 1):
             old = diagonal[c - 1]
             difference = carry - old
             length = dot(difference, difference)
-            noise = 8 * machine_epsilon(row) * xp.maximum(norm(carry), norm(old))
+            noise = rounding * xp.maximum(size, self._sizes[c - 1])
             vanished = length <= noise * noise
             denominator, numerator = self._quotient(c, difference, length, new_two_back - old_two_back)
             vanished = vanished | (denominator == 0)
             self._end(vanished, old if c % 2 == 1 else old_two_back)
             safe = xp.where(vanished, xp.ones_like(denominator), denominator)
             entry = old_two_back + (self._weight(c) / safe)[..., None] * numerator
-            diagonal[c - 1] = carry
-            old_two_back, new_two_back, carry = old, carry, entry
+            diagonal[c - 1], self._sizes[c - 1] = carry, size
+            old_two_back, new_two_back, carry, size = old, carry, entry, _size(entry)
         diagonal.append(carry)
+        self._sizes.append(size)
 
     def _quotient(self, c: int, difference: Array, length: Array, step: Array) -> tuple[Array, Array]:
         if not self._topological:
@@ -246,6 +249,11 @@ class EpsilonTable(Accelerator):
         fresh = now & ~self._ended
         self._answer = xp.where(fresh[..., None], answer, self._answer)
         self._ended = self._ended | now
+
+
+def _size(entry: Array) -> Array:
+    # Without the care of `norm`: where it overflows so does the length of the difference it is compared with.
+    return namespace(entry).sqrt(dot(entry, entry))
 
 
 class LastRows(Accelerator):

@@ -40,7 +40,7 @@ from refimpl.curvature.operators import (
 )
 from refimpl.curvature.scale import lanczos_scale, magnitude_bound
 from refimpl.curvature.series import sum_series
-from refimpl.curvature.spectrum import apply, eigen, inverse_magnitudes
+from refimpl.curvature.spectrum import Spectrum, apply, eigen, inverse_magnitudes
 
 Method = Literal["auto", "exact", "series", "lanczos", "lanczos_sv", "chebyshev", "quadrature"]
 Mode = Literal["none", "abs", "square"]
@@ -135,15 +135,18 @@ def inverse_abs_apply(
     return Applied(direction, counting.products, vectors, method)
 
 
-def lanczos_function(space: Lanczos, *, mode: str = "none", damping: Any = 0.0) -> Array:
+def lanczos_function(
+    space: Lanczos, *, mode: str = "none", damping: Any = 0.0, spectrum: Spectrum | None = None
+) -> Array:
     """|g| Q^T f(T) e_1 with f(t) = 1/|t|, 1/(|t| + d) or 1/sqrt(t^2 + d^2): (..., n). No products.
 
     Undamped and with an indefinite H, a Ritz value may fall near zero where H has no eigenvalue: the error then
-    spikes, and :func:`lanczos_sv_function` does not.
+    spikes, and :func:`lanczos_sv_function` does not. ``spectrum`` is that of T where the caller has it.
 
     Source: Higham (2008), sec. 13.2.
     """
-    return _combine(space, *eigen(space.tridiagonal()), mode, damping)
+    values, vectors = eigen(space.tridiagonal()) if spectrum is None else spectrum
+    return _combine(space, values, vectors, mode, damping)
 
 
 def lanczos_sv_function(space: Lanczos, *, mode: str = "none", damping: Any = 0.0) -> Array:

@@ -103,7 +103,8 @@ def sum_series(
     Notes
     -----
     Cost: 2 (K - 1) products without a restart. Memory: the state Z^k g and the sum, and what the accelerator keeps
-    (at most 2N + 1 vectors for the epsilon family). With ``guard`` one number per term is read back to the host.
+    (at most 2N + 1 vectors for the epsilon family). With ``guard`` one number per term after the first is
+    read back to the host.
 
     Source: series paper, eqs. 3-5 and algorithm 1. The guard and the damped coefficients are ours.
 
@@ -127,20 +128,22 @@ def sum_series(
     while True:
         # A new table each time: after a restart the old rows belong to another series.
         table = accelerator(accelerate, order, terms, strided=strided) if accelerate and order else None
-        too_small = xp.zeros(batch, dtype=xp.bool, device=backend_of(gradient).device)
+        too_small, exceeded = xp.zeros(batch, dtype=xp.bool, device=backend_of(gradient).device), False
         ratio = xp.zeros_like(v)
-        total = gradient
+        total, first = gradient, True
         for term in partial_sums(
             counting, gradient, terms=terms, scale=v, damping=delta, mode=mode, first_products=first_products
         ):
             total, ratio = term.total, term.ratio
-            if guard:
+            if guard and not first:  # the first term has no ratio
                 too_small = (ratio > v) & xp.isfinite(ratio)
-                if bool(xp.any(too_small)):
+                exceeded = bool(xp.any(too_small))
+                if exceeded:
                     break
+            first = False
             if table is not None:
                 table.push(total)
-        if not guard or not bool(xp.any(too_small)):
+        if not exceeded:
             break
         v = xp.where(too_small, MARGIN * ratio, v)
         restarts += 1

@@ -95,16 +95,22 @@ def of_lanczos(space: Lanczos) -> Subspace:
 
     One read back to the host. A space of a gradient that is not finite has no rows.
     """
-    matrix = host_numbers("matrix", space.tridiagonal())
-    xp = namespace(matrix)
-    betas = host_numbers("beta", space.beta)
-    usable = bool(xp.all(xp.isfinite(matrix))) and float(space.start_norm) > 0
-    size = 0
-    if usable:
+    numbers = namespace(space.alpha).concat([space.alpha, space.beta, space.start_norm[None]])
+    host = host_numbers("the numbers of the space", numbers)
+    count = space.alpha.shape[0]
+    alphas, betas, start_norm = host[:count], host[count : 2 * count], float(host[-1])
+    xp, size = namespace(host), 0
+    # The last beta is the residual, which is no entry of T.
+    if bool(xp.all(xp.isfinite(host[: 2 * count - 1]))) and start_norm > 0:
         size = 1
-        while size < betas.shape[0] and betas[size - 1] > 0:
+        while size < count and betas[size - 1] > 0:
             size += 1
-    return Subspace(space.basis[:size, :], matrix[:size, :size])
+    matrix = xp.zeros((size, size))
+    for j in range(size):
+        matrix[j, j] = alphas[j]
+        if j + 1 < size:
+            matrix[j, j + 1] = matrix[j + 1, j] = betas[j]
+    return Subspace(space.basis[:size, :], matrix)
 
 
 def project(matvec: Matvec, basis: Array) -> Subspace:

@@ -11,8 +11,10 @@ from refimpl.experiments.kryball_table import KryballTable
 from refimpl.experiments.mnist1d_kryball import Mnist1dKryBall
 from refimpl.experiments.mnist_mlp import MnistMLP
 from refimpl.experiments.random_architectures import RandomArchitectures
+from refimpl.experiments.resnet18 import ResNet18
 from refimpl.experiments.runner import Experiment
 from refimpl.experiments.small_convnets import SmallConvnets
+from refimpl.experiments.transformer_race import TransformerRace
 from refimpl.experiments.uci_energy import UciEnergy
 from refimpl.experiments.uci_exact import UciExact
 
@@ -34,6 +36,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         CharTuning("char-tuning"),
         CharTransformer("char-transformer"),
         FosiStudy("fosi"),
+        ResNet18("resnet18-cifar10"),
+        TransformerRace("transformer-race"),
     )
 }
 """Every experiment that ``python -m refimpl.experiments`` knows."""

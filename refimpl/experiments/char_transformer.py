@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 
 from refimpl.experiments.char_methods import CASES, PAPER, build
-from refimpl.experiments.char_tuning import common_settings, load, starting_place, text_problem, tuned
+from refimpl.experiments.char_tuning import choices, common_settings, load, starting_place, text_problem, tuned
+from refimpl.experiments.records import read_record
 from refimpl.experiments.runner import Experiment
 from refimpl.experiments.token_runs import noise_of_estimates, train_tokens
 from refimpl.experiments.training import Band, band, evenly, one_thread, runs_of
@@ -58,7 +59,7 @@ _NOISE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class CharTransformer(Experiment):
-    """The methods on the character transformer. ``chosen`` is what the tuning seed decided; ``record`` fills it in."""
+    """The methods on the character transformer. ``chosen`` is what the tuning seed decided; ``prepare`` fills it in."""
 
     chosen: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -67,14 +68,11 @@ class CharTransformer(Experiment):
         """One line for the list of experiments."""
         return "AMOS, Sophia, AdamW, SGD and controls on a character transformer, Tiny Shakespeare (needs Torch)"
 
-    def record(
-        self, folder: Path, *, scale: str = "full", seeds: int | None = None, device: str = "cpu", workers: int = 1
-    ) -> Path:
-        """As :meth:`Experiment.record`; first the record ``char-tuning``, where ``folder`` has none of this scale."""
-        if scale in _SEEDS:  # else the refusal is that of every experiment
-            self.chosen.clear()
-            self.chosen.update(tuned(folder, scale, device, workers))
-        return super().record(folder, scale=scale, seeds=seeds, device=device, workers=workers)
+    def prepare(self, folder: Path, *, scale: str, device: str = "cpu", workers: int = 1, run: bool = True) -> None:
+        """What the record ``char-tuning`` of ``folder`` chose; it is made first where there is none of this scale."""
+        found = tuned(folder, scale, device, workers) if run else choices(read_record("char-tuning", folder))
+        self.chosen.clear()
+        self.chosen.update(found)
 
     def settings(self, scale: str, seeds: int | None) -> dict[str, Any]:
         """Model, plan, and what was chosen."""

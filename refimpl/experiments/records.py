@@ -11,13 +11,18 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from refimpl.experiments.runner import Experiment
+
+SCALES = ("smoke", "ci", "full")
 SCHEMA = 1
 _REQUIRED = ("schema", "experiment", "settings", "runs", "provenance")
 _PROVENANCE = ("date", "device", "python", "versions", "command", "commit", "dirty")
@@ -54,11 +59,27 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record`` to ``path`` atomically: readers see the old file or the new one, never half of one."""
+    """Write ``record`` to ``path`` as JSON, atomically (:func:`write_atomically`)."""
+    text = json.dumps(_compact(record), ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode("utf-8"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``: a reader sees the old file or the new one, never half of one, whenever it looks.
+
+    The folder is made where there is none. A writer that is killed leaves the old file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_text(json.dumps(_compact(record), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    # Hidden, so that no pattern for records or checkpoints finds what a killed writer left behind.
+    scratch = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash of the machine may keep the new name and lose the content
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def read_record(name: str, folder: Path | None = None) -> dict[str, Any]:
@@ -92,6 +113,43 @@ def check_record(record: Mapping[str, Any], name: str = "record") -> None:
         raise ValueError(f"record {name!r} has runs without a status: {unfinished}")
 
 
+def stale(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Why ``record`` is not what ``experiment`` would record today; empty where it is.
+
+    Settings are compared with today's for the same scale and the same number of seeds; then come jobs without runs, a
+    selection of jobs, runs without a status, and code that was not committed. An experiment whose settings come from
+    other records must be prepared (:meth:`refimpl.experiments.runner.Experiment.prepare`).
+
+    Raises
+    ------
+    ValueError
+        The record is not one of this experiment, or of a scale that it does not have.
+    """
+    return _lacking(record, experiment) + _outdated(record, experiment)
+
+
+def verdict(name: str, experiment: Experiment | None, folder: Path | None = None) -> str:
+    """``ok``, or ``stale: why``, or ``incomplete: why``: what is to be said of the record ``name`` in ``folder``.
+
+    Nothing is run, and no data are read.
+    """
+    folder = folder or results_folder()
+    try:
+        record = read_record(name, folder)
+    except ValueError as error:
+        return f"incomplete: {error}"
+    if experiment is None:
+        return "stale: there is no experiment of this name"
+    try:
+        experiment.prepare(folder, scale=record["settings"].get("scale", ""), run=False)
+        lacking, outdated = _lacking(record, experiment), _outdated(record, experiment)
+    except ValueError as error:
+        return f"stale: {error}"
+    if not lacking and not outdated:
+        return "ok"
+    return f"{'incomplete' if lacking else 'stale'}: {'; '.join(lacking + outdated)}"
+
+
 def provenance_line(record: Mapping[str, Any]) -> str:
     """One sentence for a caption: device, date, versions and commit of a record."""
     source = record["provenance"]
@@ -100,6 +158,88 @@ def provenance_line(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in source["versions"].items() if k in ("numpy", "torch"))
     where = f"{source['device']}, Python {source['python']}, {versions}"
     return f"Recorded {source['date'][:10]} on {where}; commit {commit}."
+
+
+def _lacking(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """What a whole record would have and this one has not."""
+    found = [f"it holds a selection of the jobs: {_short(record['selection'])}"] if "selection" in record else []
+    unfinished = [run.get("key", "?") for run in record["runs"] if "status" not in run]
+    if unfinished:
+        found.append(f"runs without a status: {_listed(unfinished)}")
+    keys, counts = {run.get("key", "?") for run in record["runs"]}, record.get("jobs")
+    jobs = experiment.jobs(_today(record, experiment))
+    missing = [job for job in jobs if (not _has_runs(job, keys) if counts is None else job not in counts)]
+    if missing:
+        found.append(f"{len(missing)} of {len(jobs)} jobs lack: {_listed(missing)}")
+    if counts is not None and sum(counts.values()) != len(record["runs"]):
+        found.append(f"it holds {len(record['runs'])} runs, and its jobs had {sum(counts.values())}")
+    return found
+
+
+def _outdated(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    """Settings that are others today, and code that nobody can look up."""
+    found = list(_differences(record["settings"], _today(record, experiment), "settings"))
+    if record["provenance"]["dirty"]:
+        found.append("it was made with local changes of refimpl")
+    if record["provenance"]["commit"] is None:
+        found.append("it was made outside git")
+    return found
+
+
+def _today(record: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """The settings that ``experiment`` has today for the scale and the number of seeds of ``record``."""
+    if record["experiment"] != experiment.name:
+        raise ValueError(f"it is a record of {record['experiment']!r}, not of {experiment.name!r}")
+    scale, recorded = record["settings"].get("scale"), record["settings"]
+    if scale not in SCALES:
+        raise ValueError(f"its scale is {scale!r}, none of {list(SCALES)}")
+
+    def settings(seeds: int | None) -> dict[str, Any]:
+        return dict(json.loads(json.dumps({"scale": scale, **experiment.settings(scale, seeds)})))
+
+    today = settings(None)
+    if today == recorded:
+        return today
+    # Experiments put the number of seeds where they like: it is one of the numbers in the settings.
+    others = [settings(count) for count in sorted(_whole_numbers(recorded))]
+    return min([today, *others], key=lambda one: len(list(_differences(recorded, one, ""))))
+
+
+def _whole_numbers(value: Any) -> set[int]:
+    if isinstance(value, Mapping | list):
+        inside = value.values() if isinstance(value, Mapping) else value
+        return {number for each in inside for number in _whole_numbers(each)}
+    return {value} if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000 else set()
+
+
+def _differences(recorded: Any, today: Any, where: str) -> Iterator[str]:
+    if isinstance(recorded, Mapping) and isinstance(today, Mapping):
+        for key in sorted({*recorded, *today}):
+            if key not in today:
+                yield f"{where}.{key} is {_short(recorded[key])}, and there is no such setting today"
+            elif key not in recorded:
+                yield f"{where}.{key} lacks, today it is {_short(today[key])}"
+            else:
+                yield from _differences(recorded[key], today[key], f"{where}.{key}")
+    elif recorded != today:
+        yield f"{where} is {_short(recorded)}, today {_short(today)}"
+
+
+def _has_runs(job: str, keys: Collection[str]) -> bool:
+    """Whether a record from before the time when records listed their jobs has runs of ``job``."""
+    if job in keys or any(key.startswith(f"{job}/") for key in keys):
+        return True
+    span = re.fullmatch(r"(.*/)(\d+)-(\d+)", job)
+    return span is not None and all(f"{span[1]}{seed}" in keys for seed in range(int(span[2]), int(span[3]) + 1))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else f"{text[:110]} … {text[-40:]}"
 
 
 def _compact(value: Any) -> Any:

@@ -84,9 +84,7 @@ def train(
                 step = method.step(point, state)
                 finite = all_finite(step.x, loss)  # waits for a GPU
             except (np.linalg.LinAlgError, RuntimeError) as error:
-                if "LinAlgError" not in type(error).__name__:
-                    raise
-                verdict = ("failed", f"step {taken + 1}: {error}")
+                verdict = ("failed", f"step {taken + 1}: {decomposition(error)}")
                 continue
             seconds += clock() - started
             counts += point.counts
@@ -95,7 +93,7 @@ def train(
                 verdict = ("diverged", f"step {taken} led to a loss or place that is not finite")
                 continue
             seen["batch_loss"].append(float(loss))
-            seen["batch_error"].append(_batch_error(point, labels))
+            seen["batch_error"].append(batch_error(point, labels))
             for name in KNOBS:
                 if hasattr(step.info, name):
                     seen[name].append(float(getattr(step.info, name)))
@@ -295,23 +293,50 @@ def one_thread(device: str) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _look(
-    curve: dict[str, list[float]], problem: Problem, x: Array, seen: Mapping[str, list[float]], row: dict[str, float]
-) -> None:
+def report_of(problem: Problem, x: Array) -> dict[str, float]:
+    """What ``problem.evaluate`` says at ``x``, as the columns of a curve.
+
+    ``loss`` and ``test_loss``; of a classifier also ``error`` and ``test_error``; of a model of text ``accuracy``, and
+    what it says of its second text as ``val_loss`` and ``val_accuracy``.
+    """
     report = {name: float(to_numpy(value)) for name, value in problem.evaluate(x).items()}
+    targets = getattr(problem, "targets", None)
+    if "accuracy" in report and targets is not None and len(targets.shape) > 1:
+        return {name.replace("test_", "val_"): value for name, value in report.items()}
+    found = {}
     for prefix in ("", "test_"):
-        row[f"{prefix}loss"] = report[f"{prefix}loss"]
-        row[f"{prefix}error"] = 1.0 - report[f"{prefix}accuracy"]
-    for name in ("batch_loss", "batch_error", *KNOBS):
-        row[name] = float(np.mean(seen[name])) if seen.get(name) else math.nan
-    for name, value in row.items():
-        curve[name].append(value)
+        if f"{prefix}loss" in report:
+            found[f"{prefix}loss"] = report[f"{prefix}loss"]
+        if f"{prefix}accuracy" in report:
+            found[f"{prefix}error"] = 1.0 - report[f"{prefix}accuracy"]
+    return found
 
 
-def _batch_error(point: Point, labels: np.ndarray) -> float:
+def means_of(seen: Mapping[str, Sequence[float]], names: Iterable[str]) -> dict[str, float]:
+    """The mean of each column since the look before, NaN where nothing was seen."""
+    return {name: float(np.mean(seen[name])) if seen.get(name) else math.nan for name in names}
+
+
+def decomposition(error: Exception) -> Exception:
+    """``error`` if it says that a matrix could not be taken apart; any other one is raised again."""
+    if "LinAlgError" not in type(error).__name__:
+        raise error
+    return error
+
+
+def batch_error(point: Point, labels: np.ndarray) -> float:
+    """The share of wrong classes among the rows of a Point's sample."""
     labels = labels if point.sample is None else labels[point.sample.indices]
     outputs = to_numpy(point.outputs).reshape(len(labels), -1)
     return float(np.mean(outputs.argmax(axis=-1) != labels))
+
+
+def _look(
+    curve: dict[str, list[float]], problem: Problem, x: Array, seen: Mapping[str, list[float]], row: dict[str, float]
+) -> None:
+    row |= report_of(problem, x) | means_of(seen, ("batch_loss", "batch_error", *KNOBS))
+    for name, value in row.items():
+        curve[name].append(value)
 
 
 def _column(curve: Mapping[str, Sequence[float | None]], name: str) -> np.ndarray:

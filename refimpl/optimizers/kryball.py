@@ -265,7 +265,8 @@ class KryBall(RadiusRule):
         return krylov, project(point.hvp, orthonormalize([point.gradient, z, *old]))
 
     def _krylov_space(self, point: Point, radius: float) -> Subspace:
-        if float(norm(point.gradient)) == 0:  # no product for a space without vectors
+        length = float(norm(point.gradient))
+        if length == 0:  # no product for a space without vectors
             return Subspace(point.x[None, :][:0, :], host_numbers("matrix", []).reshape(0, 0))
         reached = [0.0]
 
@@ -274,7 +275,7 @@ class KryBall(RadiusRule):
             if known.basis.shape[0] < len(reached):
                 return True  # the space is exhausted
             slope = namespace(known.matrix).zeros(len(reached))
-            slope[0] = float(space.start_norm)
+            slope[0] = length
             reached.append(trust_region_step(known.matrix, slope, radius, checked=False).model)
             return len(reached) > 2 and reached[-2] - reached[-1] <= self.gain * -reached[-1]
 

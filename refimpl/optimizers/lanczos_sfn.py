@@ -101,10 +101,15 @@ class LanczosSaddleFreeNewton:
         gradient, usable = only_finite(point.gradient)
         xp = namespace(gradient)
         space = lanczos(point.hvp, gradient, self.products, checked=False)
-        u = lanczos_function(space, mode=self.mode, damping=damping)
+        tridiagonal = space.tridiagonal()
+        # Where the Krylov space ended early, T is padded with zeros, which are no Ritz values: with alpha_0 instead, one
+        # decomposition (the one place where a GPU is waited for) gives both the step and the ends of the spectrum.
+        spare = xp.where(xp.any(space.basis != 0, axis=-1), xp.zeros_like(space.alpha), space.alpha[..., :1])
+        identity = xp.eye(spare.shape[-1], dtype=spare.dtype, device=backend_of(spare).device)
+        spectrum = eigen(tridiagonal + spare[..., None] * identity)
+        u = lanczos_function(space, mode=self.mode, damping=damping, spectrum=spectrum)
         step = self.learning_rate * xp.where(usable[..., None], u, xp.full_like(u, float("nan")))
         coordinates = xp.matmul(space.basis, step[..., None])[..., 0]
-        tridiagonal = space.tridiagonal()
         bent = xp.matmul(tridiagonal, coordinates[..., None])[..., 0]
         predicted = 0.5 * dot(coordinates, bent) - dot(gradient, step)
 
@@ -116,10 +121,7 @@ class LanczosSaddleFreeNewton:
         adapted = adapt_damping(
             damping, ratio, omega=self.omega, minimum=self.minimum_damping, maximum=self.damping_cap
         )
-        # Where the Krylov space ended early, T is padded with zeros, which are no Ritz values.
-        spare = xp.where(xp.any(space.basis != 0, axis=-1), xp.zeros_like(space.alpha), space.alpha[..., :1])
-        identity = xp.eye(spare.shape[-1], dtype=spare.dtype, device=backend_of(spare).device)
-        ritz = eigen(tridiagonal + spare[..., None] * identity).eigenvalues
+        ritz = spectrum.eigenvalues
         accepted = xp.isfinite(trial) & ((predicted < 0) | still)
         if self.accept == "bounded":
             accepted = accepted & (trial - point.loss <= xp.abs(predicted))

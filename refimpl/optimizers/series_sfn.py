@@ -7,10 +7,11 @@ guard on V, a plain sum where an accelerated one would climb. ``published()`` ha
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from refimpl.arrays import Array, backend_of, check_between, check_count, check_positive, dot, namespace
+from refimpl.arrays import Array, backend_of, check_between, check_count, check_positive, dot, dtype_name, namespace
 from refimpl.curvature.acceleration import AcceleratorName, check_accelerator
 from refimpl.curvature.operators import check_damping, only_finite
 from refimpl.curvature.scale import lanczos_scale, ratio_scale
@@ -69,7 +70,7 @@ class SeriesSaddleFreeNewton:
     -----
     Leading axes ``(..., n)`` are allowed: each run has its own V. A gradient of zero gives a
     direction of zero and leaves V as it is.
-    The guard reads one number per term back to the host; without it nothing is.
+    The guard reads one number per term after the first back to the host; without it nothing is.
     Cost: one gradient and 2 (K - 1) products, more where the guard restarts.
 
     Source: series paper, algorithm 1 with eqs. 3-5 and, for the momentum, its table 3.
@@ -114,7 +115,8 @@ class SeriesSaddleFreeNewton:
         )
 
     def init(self, x: Array) -> SeriesState:
-        """No velocity, the V of the start."""
+        """No velocity, the V of the start. Warns where ``x`` is in single precision and N is at least 2."""
+        _warn_of_single_precision(self, x)
         return SeriesState(namespace(x).zeros_like(x), _full(x, self.scale))
 
     def step(self, point: Point, state: SeriesState) -> Step:
@@ -215,7 +217,8 @@ class AdaptiveSeriesSaddleFreeNewton:
         return cls(terms, initial_damping, order, **{**fixed, "first_term": "undamped", **knobs})
 
     def init(self, x: Array) -> AdaptiveSeriesState:
-        """The V of the start, no step, the initial damping."""
+        """The V of the start, no step, the initial damping. Warns where ``x`` is float32 and N is at least 2."""
+        _warn_of_single_precision(self, x)
         return AdaptiveSeriesState(_full(x, self.scale), namespace(x).zeros_like(x), _full(x, self.initial_damping))
 
     def step(self, point: Point, state: AdaptiveSeriesState) -> Step:
@@ -286,6 +289,17 @@ def _check_series(method: Any) -> None:
         raise ValueError(f"guard must be True or False, got {method.guard!r}")
     decay = check_between("scale_decay", check_positive("scale_decay", method.scale_decay), 0.0, 1.0, open_right=False)
     settle(method, scale=check_positive("scale", method.scale), scale_decay=decay)
+
+
+def _warn_of_single_precision(method: Any, x: Array) -> None:
+    # Neighbouring sums differ little, and each pair of columns divides by their differences.
+    if method.order >= 2 and dtype_name(x.dtype) == "float32":
+        warnings.warn(
+            f"accelerating {method.order} times in float32: rounding decides the direction from N = 2 on (up to a "
+            "fifth of it on the series paper's network with N = 8); use float64, or order=0 or 1",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

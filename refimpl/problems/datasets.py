@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.arrays import as_generator, check_count, check_positive
+from refimpl.problems import downloads
 
 ENVIRONMENT_VARIABLE = "REFIMPL_DATA"
 _REGISTRY = Path(__file__).with_name("registry.json")
@@ -273,12 +274,7 @@ def fetch(entry: dict[str, str]) -> Path:
 
 
 def _download(entry: dict[str, str]) -> Path:
-    import pooch
-
-    path = Path(entry["path"])
-    pooch.get_logger().setLevel("WARNING")  # it announces every download with the full path of the file
-    cache = cache_folder() / path.parent
-    return Path(pooch.retrieve(entry["url"], known_hash=entry["sha256"], fname=path.name, path=cache))
+    return downloads.retrieve(entry["url"], entry["sha256"], cache_folder() / entry["path"])
 
 
 def cache_folder() -> Path:

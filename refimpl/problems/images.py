@@ -1,52 +1,37 @@
-"""Digits and photographs: :func:`mnist_10k` and :func:`cifar10`, which ``datasets`` offers too, and their archives.
+"""Sets of pictures as numbers in [0, 1]: MNIST and its 10,000 test images, Fashion-MNIST, SVHN and CIFAR-10.
 
-Each set exists in two forms: the files as published, which can be downloaded, and an archive of single pictures, which
-is only looked for in the folder ``REFIMPL_DATA``. Decoded pixels are kept in the cache folder, because decoding takes
-longer than training a small network.
+Some exist in two forms: the files as published, which can be downloaded, and an archive of single pictures, which is
+only looked for in the folder ``REFIMPL_DATA``. Decoded pixels are kept in the cache folder, because decoding takes
+longer than training a small network. The same sets as bytes, four times smaller, are in
+:mod:`refimpl.problems.picture_sets`.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
-import re
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
-from refimpl.arrays import check_count
-from refimpl.problems.datasets import (
-    Dataset,
-    DatasetUnavailable,
-    cache_folder,
-    digits,
-    fetch,
-    local_file,
-    mnist1d,
-    or_fallback,
-    permutation,
-    registry,
-    split_rows,
-)
-
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""The classes of CIFAR-10; a label is a position in this tuple."""
-
-_DIGIT = re.compile(r"(\d+)-num(\d)\.png")
-_PHOTO = re.compile(r"(train|test)/([a-z]+)/(\d+)\.jpg")
-
-
-class Pictures(NamedTuple):
-    """Pixels 0 … 255, (pictures, channels, height, width) uint8, and labels, (pictures,) int64."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
+from refimpl.problems.datasets import Dataset, digits, mnist1d, or_fallback, permutation, split_rows
+from refimpl.problems.image_files import CLASSES as CLASSES
+from refimpl.problems.image_files import Pictures as Pictures
+from refimpl.problems.image_files import cached as cached
+from refimpl.problems.image_files import read_cifar_binary as read_cifar_binary
+from refimpl.problems.image_files import read_digit_archive as read_digit_archive
+from refimpl.problems.image_files import read_idx as read_idx
+from refimpl.problems.image_files import read_photo_archive as read_photo_archive
+from refimpl.problems.image_files import read_svhn as read_svhn
+from refimpl.problems.picture_sets import PictureSet as PictureSet
+from refimpl.problems.picture_sets import cifar10_pictures as cifar10_pictures
+from refimpl.problems.picture_sets import cifar10_pictures_or_fallback as cifar10_pictures_or_fallback
+from refimpl.problems.picture_sets import decoded, provenance, published_or_packed
+from refimpl.problems.picture_sets import digit_pictures as digit_pictures
+from refimpl.problems.picture_sets import fashion_mnist_pictures as fashion_mnist_pictures
+from refimpl.problems.picture_sets import fashion_mnist_pictures_or_fallback as fashion_mnist_pictures_or_fallback
+from refimpl.problems.picture_sets import mnist_pictures as mnist_pictures
+from refimpl.problems.picture_sets import mnist_pictures_or_fallback as mnist_pictures_or_fallback
+from refimpl.problems.picture_sets import svhn_pictures as svhn_pictures
+from refimpl.problems.picture_sets import svhn_pictures_or_fallback as svhn_pictures_or_fallback
 
 
 def mnist_10k(split_seed: int = 0) -> Dataset:
@@ -63,15 +48,43 @@ def mnist_10k(split_seed: int = 0) -> Dataset:
     ValueError
         The files found are not the registered ones, or a malformed ``split_seed``.
     """
-    name, files = _published_or_packed("mnist_10k", "mnist_10k_png")
+    name, files = published_or_packed("mnist_10k", "mnist_10k_png")
     read = read_digit_archive if name == "mnist_10k_png" else read_idx
-    (found,) = _decoded(name, files, lambda: (read(*files),))
+    (found,) = decoded(name, files, lambda: (read(*files),))
     rows = len(found.labels)
     return split_rows(
         "mnist_10k", found.pixels.reshape(rows, -1) / 255.0, found.labels,
         sizes=(rows * 4 // 5, 0, rows - rows * 4 // 5), order=permutation(rows, split_seed),
-        classes=10, image_shape=found.pixels.shape[1:], **_about(name, "own seeded split; pixels divided by 255"),
+        classes=10, image_shape=found.pixels.shape[1:], **provenance(name, "own seeded split; pixels divided by 255"),
     )  # fmt: skip
+
+
+def mnist(split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None) -> Dataset:
+    """MNIST, 28 x 28 pixels in [0, 1]: 60,000 rows to train, 10,000 to test, 10 classes. Inputs are float32.
+
+    Both parts are permuted with ``split_seed``; ``train_rows`` and ``test_rows`` take only the first so many of them.
+
+    Raises
+    ------
+    DatasetUnavailable
+        The published files are not in ``REFIMPL_DATA`` and cannot be downloaded.
+    ValueError
+        The files found are not the registered ones, a malformed ``split_seed``, or more rows than there are.
+    """
+    return _numbers(mnist_pictures(split_seed, train_rows, test_rows))
+
+
+def fashion_mnist(split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None) -> Dataset:
+    """Fashion-MNIST, clothes of 28 x 28 pixels: 60,000 rows to train, 10,000 to test. Otherwise as :func:`mnist`."""
+    return _numbers(fashion_mnist_pictures(split_seed, train_rows, test_rows))
+
+
+def svhn(split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None) -> Dataset:
+    """SVHN's cropped digits, 32 x 32 pixels in three colors: 73,257 rows to train, 26,032 to test.
+
+    Otherwise as :func:`mnist`; 305 million numbers, 1.2 GB.
+    """
+    return _numbers(svhn_pictures(split_seed, train_rows, test_rows))
 
 
 def cifar10(split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None) -> Dataset:
@@ -89,21 +102,7 @@ def cifar10(split_seed: int = 0, train_rows: int | None = None, test_rows: int |
     ValueError
         The file found is not the registered one, a malformed ``split_seed``, or more rows than there are.
     """
-    name, files = _published_or_packed("cifar10", "cifar10_jpeg")
-    read = read_photo_archive if name == "cifar10_jpeg" else read_cifar_binary
-    parts: list[np.ndarray] = []
-    both = _decoded(name, files, lambda: read(*files))
-    for role, wanted, found in zip(("train", "test"), (train_rows, test_rows), both, strict=True):
-        rows = len(found.labels)
-        if wanted is not None and check_count(f"{role}_rows", wanted) > rows:
-            raise ValueError(f"{role}_rows must be at most {rows}, got {wanted}")
-        chosen = permutation(rows, split_seed)[:wanted]
-        parts += [found.pixels[chosen].reshape(len(chosen), -1) / np.float32(255), found.labels[chosen]]
-    note = "own seeded order; pixels divided by 255"
-    return Dataset(
-        "cifar10", parts[0], parts[1], parts[0][:0], parts[1][:0], parts[2], parts[3],
-        classes=10, image_shape=found.pixels.shape[1:], **_about(name, note),
-    )  # fmt: skip
+    return _numbers(cifar10_pictures(split_seed, train_rows, test_rows))
 
 
 def mnist_10k_or_fallback(split_seed: int = 0) -> tuple[Dataset, str]:
@@ -115,172 +114,41 @@ def cifar10_or_fallback(
     split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None
 ) -> tuple[Dataset, str]:
     """CIFAR-10 or, where it cannot be had, all of scikit-learn's digits; and a sentence saying so, else empty."""
-    wanted = lambda: cifar10(split_seed, train_rows, test_rows)  # noqa: E731
-    return or_fallback("CIFAR-10", wanted, lambda: digits(split_seed), "digits of 8 x 8 pixels (1197 images)")
+    return _or_digits("CIFAR-10", lambda: cifar10(split_seed, train_rows, test_rows), split_seed)
 
 
-def read_digit_archive(path: Path) -> Pictures:
-    """A tar archive of grey PNG files ``NNNNNN-numD.png``, D the label, in the order of N.
-
-    Raises
-    ------
-    ImportError
-        Pillow is not installed.
-    ValueError
-        A file of another name, pictures of different sizes, or none at all.
-    """
-    found = []
-    for name, content in _members(path):
-        match = _matched(_DIGIT, name, path)
-        found.append((int(match[1]), int(match[2]), _pixels(content, "L")[None]))
-    found.sort(key=lambda entry: entry[0])
-    return _stacked([pixels for _, _, pixels in found], [label for _, label, _ in found], path)
+def mnist_or_fallback(
+    split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None
+) -> tuple[Dataset, str]:
+    """MNIST or, where it cannot be had, all of scikit-learn's digits; and a sentence saying so, else empty."""
+    return _or_digits("MNIST", lambda: mnist(split_seed, train_rows, test_rows), split_seed)
 
 
-def read_photo_archive(path: Path) -> tuple[Pictures, Pictures]:
-    """A tar archive of JPEG files ``train/CLASS/NNNN.jpg`` and ``test/CLASS/NNNN.jpg``: training and test pictures.
-
-    Ordered by class and number. JPEG is lossy, and decoders may differ by one grey level. Raises as
-    :func:`read_digit_archive`.
-    """
-    found: dict[str, list[tuple[int, int, np.ndarray]]] = {"train": [], "test": []}
-    for name, content in _members(path):
-        match = _matched(_PHOTO, name, path)
-        if match[2] not in CLASSES:
-            raise ValueError(f"{path.name} holds {name!r}, but {match[2]!r} is none of the classes {list(CLASSES)}")
-        entry = CLASSES.index(match[2]), int(match[3]), np.moveaxis(_pixels(content, "RGB"), -1, 0)
-        found[match[1]].append(entry)
-    for entries in found.values():
-        entries.sort(key=lambda entry: entry[:2])
-    train, test = (
-        _stacked([pixels for _, _, pixels in entries], [label for label, _, _ in entries], path)
-        for entries in found.values()
-    )
-    return train, test
+def fashion_mnist_or_fallback(
+    split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None
+) -> tuple[Dataset, str]:
+    """Fashion-MNIST or digits, as :func:`mnist_or_fallback`."""
+    return _or_digits("Fashion-MNIST", lambda: fashion_mnist(split_seed, train_rows, test_rows), split_seed)
 
 
-def read_idx(images: Path, labels: Path) -> Pictures:
-    """A pair of gzipped IDX files, the format in which MNIST is published.
-
-    Raises
-    ------
-    ValueError
-        Not IDX files of bytes, or not as many labels as images.
-    """
-    pixels, names = _idx_array(images, 3), _idx_array(labels, 1)
-    if len(pixels) != len(names):
-        raise ValueError(f"{images.name} holds {len(pixels)} images, but {labels.name} {len(names)} labels")
-    return Pictures(pixels[:, None], names.astype(np.int64))
+def svhn_or_fallback(
+    split_seed: int = 0, train_rows: int | None = None, test_rows: int | None = None
+) -> tuple[Dataset, str]:
+    """SVHN or digits, as :func:`mnist_or_fallback`."""
+    return _or_digits("SVHN", lambda: svhn(split_seed, train_rows, test_rows), split_seed)
 
 
-def read_cifar_binary(path: Path) -> tuple[Pictures, Pictures]:
-    """The gzipped tar archive of CIFAR-10 in its binary version: training and test pictures.
-
-    A record is one byte of label and 3072 of pixels, red before green before blue.
-
-    Raises
-    ------
-    ValueError
-        Batches of another size, or none at all.
-    """
-    batches = {Path(name).stem: content for name, content in _members(path) if name.endswith(".bin")}
-    parts = []
-    for stems in (sorted(stem for stem in batches if stem.startswith("data_batch")), ["test_batch"]):
-        content = b"".join(batches.get(stem, b"") for stem in stems)
-        if not content or len(content) % 3073:
-            raise ValueError(f"{path.name} is not CIFAR-10 in binary: {stems} hold {len(content)} bytes")
-        rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-        parts.append(Pictures(rows[:, 1:].reshape(-1, 3, 32, 32).copy(), rows[:, 0].astype(np.int64)))
-    return parts[0], parts[1]
+def _or_digits(title: str, wanted: Callable[[], Dataset], split_seed: int) -> tuple[Dataset, str]:
+    return or_fallback(title, wanted, lambda: digits(split_seed), "digits of 8 x 8 pixels (1197 images)")
 
 
-def cached(path: Path, decode: Callable[[], tuple[Pictures, ...]]) -> tuple[Pictures, ...]:
-    """What ``decode()`` returns, from the file ``path`` (``.npz``) where it is there and whole.
-
-    The file is written under another name and then renamed, so that a reader, or a second process that decodes the same
-    archive, never meets half of it. A folder that cannot be written is no error: the pictures are decoded anew.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            parts = range(len(kept.files) // 2)
-            return tuple(Pictures(kept[f"pixels{i}"], kept[f"labels{i}"]) for i in parts)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass
-    found = decode()
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(scratch, **{f"{key}{i}": part for i, two in enumerate(found) for key, part in two._asdict().items()})
-        os.replace(scratch, path)
-    except OSError:
-        with suppress(OSError):
-            scratch.unlink()
-    return found
-
-
-def _published_or_packed(published: str, packed: str) -> tuple[str, list[Path]]:
-    """The published files, unless ``REFIMPL_DATA`` has only the archive of single pictures; and which of the two."""
-    known = registry()
-    found = [local_file(file) for file in known[published]["files"]]
-    if None in found:
-        archive = local_file(known[packed]["files"][0])
-        if archive is not None:
-            return packed, [archive]
-    return published, [there or fetch(file) for there, file in zip(found, known[published]["files"], strict=True)]
-
-
-def _decoded(name: str, files: list[Path], decode: Callable[[], tuple[Pictures, ...]]) -> tuple[Pictures, ...]:
-    digest = registry()[name]["files"][0]["sha256"]
-    try:
-        return cached(cache_folder() / "decoded" / f"{name}-{digest[:16]}.npz", decode)
-    except ImportError as error:
-        raise DatasetUnavailable(f"{files[0].name} holds pictures; to read them: pip install pillow") from error
-
-
-def _about(name: str, note: str) -> dict[str, Any]:
-    entry = registry()[name]
-    return {"source": entry["source"], "licence": entry["licence"], "note": f"{note}; {entry['note']}"}
-
-
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a tar archive; nothing is unpacked onto the disk."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    yield member.name.removeprefix("./"), content.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path.name} cannot be read as a tar archive: {error}") from error
-
-
-def _matched(pattern: re.Pattern[str], name: str, path: Path) -> re.Match[str]:
-    match = pattern.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{path.name} holds {name!r}, expected names like {pattern.pattern}")
-    return match
-
-
-def _pixels(content: bytes, mode: str) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert(mode))
-
-
-def _stacked(pixels: list[np.ndarray], labels: list[int], path: Path) -> Pictures:
-    shapes = {picture.shape for picture in pixels}
-    if len(shapes) != 1:
-        raise ValueError(f"{path.name} must hold pictures of one size, got {sorted(shapes) or 'none at all'}")
-    return Pictures(np.stack(pixels), np.asarray(labels, np.int64))
-
-
-def _idx_array(path: Path, dimensions: int) -> np.ndarray:
-    content = gzip.decompress(path.read_bytes())
-    head = 4 + 4 * dimensions
-    if content[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{path.name} is not an IDX file of bytes with {dimensions} dimensions")
-    shape = tuple(int(size) for size in np.frombuffer(content[4:head], ">u4"))
-    if len(content) - head != int(np.prod(shape)):
-        raise ValueError(f"{path.name} holds {len(content) - head} bytes, its header promises {shape}")
-    return np.frombuffer(content[head:], np.uint8).reshape(shape)
+def _numbers(pictures: PictureSet) -> Dataset:
+    """Pictures of bytes as rows of float32 in [0, 1], without validation rows."""
+    about = pictures.about
+    note = about.note.replace("order;", "order; pixels divided by 255;", 1)
+    train, test = (part.pixels.reshape(len(part.labels), -1) / np.float32(255) for part in pictures[:2])
+    return Dataset(
+        about.name, train, pictures.train.labels, train[:0], pictures.train.labels[:0], test, pictures.test.labels,
+        source=about.source, licence=about.licence, note=note,
+        classes=about.classes, image_shape=pictures.train.pixels.shape[1:],
+    )  # fmt: skip

@@ -80,8 +80,7 @@ def check_pair(test: Any) -> tuple[Any, Any]:
 
 def integers(backend: Backend, values: np.ndarray) -> Array:
     """Whole numbers as an int64 array of ``backend`` (labels, row numbers)."""
-    host = values.tolist() if backend.name == "array-api-strict" else values
-    return backend.xp.asarray(host, dtype=backend.xp.int64, device=backend.device)
+    return backend.send(values, backend.xp.int64)
 
 
 def rows_of(backend: Backend, table: Array, sample: Minibatch | None) -> Array:

@@ -48,6 +48,11 @@ class TorchEvaluation(Evaluation):
         """The gradient (n,). A clone: the kept one belongs to the graph."""
         return self._gradient.detach().clone()
 
+    def loss_at(self, x: Tensor) -> Tensor:
+        """The loss at another place on the rows that are on the device already: no graph, statistics untouched."""
+        with torch.no_grad():
+            return self._plain_loss(x)
+
     def hvp(self, v: Tensor) -> Tensor:
         """The Hessian times ``v`` (n,), by the problem's route."""
         if self._problem.route == "forward-over-reverse":

@@ -21,7 +21,7 @@ from refimpl.oracle import Problem
 from refimpl.problems.kronecker import check_layers
 from refimpl.problems.layer_factors import linear_layers
 from refimpl.problems.losses import Loss
-from refimpl.problems.models import flat_parameters
+from refimpl.problems.module_parts import flat_parameters
 from refimpl.problems.sampling import (
     Minibatch,
     check_batch_size,
@@ -230,13 +230,22 @@ class TorchProblem(Problem):
 
     def _rows(self, sample: Any) -> tuple[Tensor, Tensor]:
         chosen = check_sample(sample, self.samples)
-        return rows_of(self.backend, self.inputs, chosen), rows_of(self.backend, self.targets, chosen)
+        return self._entering(rows_of(self.backend, self.inputs, chosen)), rows_of(self.backend, self.targets, chosen)
+
+    def _entering(self, rows: Tensor) -> Tensor:
+        """What the module is called with, from rows of a set as it is stored."""
+        return rows
+
+    @property
+    def _piece(self) -> int:
+        """Rows of one forward pass of :meth:`evaluate`."""
+        return _EVALUATION_ROWS
 
     def _report(self, x: Tensor, inputs: Tensor, targets: Tensor, prefix: str) -> dict[str, Tensor]:
         # In pieces, so that a test set need not fit into memory with all its activations.
         total: dict[str, Tensor] = {}
-        for rows, wanted in zip(inputs.split(_EVALUATION_ROWS), targets.split(_EVALUATION_ROWS), strict=True):
-            outputs = self.call(x, rows, advance=False)
+        for rows, wanted in zip(inputs.split(self._piece), targets.split(self._piece), strict=True):
+            outputs = self.call(x, self._entering(rows), advance=False)
             found = {"loss": self.loss_value(outputs, wanted)}
             if isinstance(self.loss_function, Loss):
                 found |= self.loss_function.metrics(outputs, wanted)
@@ -260,7 +269,7 @@ class TorchProblem(Problem):
         samples = int(inputs.shape[0])
         if isinstance(self.loss_function, Loss):
             with torch.no_grad(), evaluation_mode(self.module):
-                width = self.call(flat_parameters(self.module), inputs[:1], advance=False).shape[-1]
+                width = self.call(flat_parameters(self.module), self._entering(inputs[:1]), advance=False).shape[-1]
             host = self.loss_function.check_targets(targets, samples, width)
             whole = self.loss_function.integer_targets
         else:
