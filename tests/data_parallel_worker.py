@@ -189,7 +189,7 @@ def group_of_one(rank):
 def main(rank, processes, folder):
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes, timeout=timedelta(seconds=200)
     )
     shared = DataParallelProblem(network())
     drifted = torch.full((shared.n,), 1.0 + 0.5 * rank, dtype=torch.float64)

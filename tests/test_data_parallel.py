@@ -47,7 +47,7 @@ def told(tmp_path_factory):
         for rank in range(PROCESSES)
     ]  # fmt: skip
     try:
-        ended = [process.wait(timeout=120) for process in running]
+        ended = [process.wait(timeout=300) for process in running]
     finally:
         for process, log in zip(running, logs, strict=True):
             process.kill()

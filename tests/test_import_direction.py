@@ -26,6 +26,7 @@ ALLOWED = {
     "torch_optim": _CORE | _METHODS | {"problems"},
     "experiments": _CORE | _METHODS | {"trace", "run", "problems"},
     "verify": _CORE | _METHODS | {"trace", "run", "problems", "experiments"},
+    "bench": _CORE | _METHODS | {"", "trace", "run", "problems", "experiments"},
     "plot": {"arrays", "run", "trace"},
 }
 """Layer -> layers it may import besides itself, lowest first. Nothing may import ``plot`` but chapters."""

@@ -330,3 +330,11 @@ def test_a_numpy_scalar_is_a_number(damping):
 def test_what_is_not_a_number_is_refused(damping):
     with pytest.raises(ValueError, match="damping must be"):
         SeriesSaddleFreeNewton(5, damping=damping, mode="abs")
+
+
+@pytest.mark.parametrize("kind", [SeriesSaddleFreeNewton, AdaptiveSeriesSaddleFreeNewton])
+@pytest.mark.parametrize(("dtype", "order", "warned"), [("float32", 2, 1), ("float32", 1, 0), ("float64", 8, 0)])
+def test_single_precision_is_warned_of_where_it_decides(kind, dtype, order, warned, recwarn):
+    knobs = {} if kind is SeriesSaddleFreeNewton else {"initial_damping": 0.1}
+    kind(terms=18, order=order, **knobs).init(get_backend("numpy", dtype).zeros(3))
+    assert [f"accelerating {order} times in float32" in str(w.message) for w in recwarn.list] == [True] * warned

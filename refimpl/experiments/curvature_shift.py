@@ -158,6 +158,10 @@ class CurvatureShift(Experiment):
         tasks = [f"task/{case}/{batch}/{seed}" for batch in seeds for case in TASKS for seed in range(seeds[batch])]
         return tasks + [f"advantage/{c}/{seed}" for c in CASES for seed in range(settings["advantage"]["seeds"])]
 
+    def job_parts(self, job: str) -> tuple[str | None, int | range | None]:
+        """No method, and the seed: what stands before it is a size of minibatches or a case."""
+        return None, int(job.split("/")[-1])
+
     def job_settings(self, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """A job knows its own part and method, and not how many seeds there are."""
         kind, case, *rest = job.split("/")

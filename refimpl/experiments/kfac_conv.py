@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from refimpl.arrays import Array, as_generator, check_between, check_count, check_positive
-from refimpl.counts import Counts
 from refimpl.optimizers.base import NoInfo, Step, settle
-from refimpl.oracle import Point
+from refimpl.oracle import Counts, Point
 
 
 class ConvKFACState(NamedTuple):

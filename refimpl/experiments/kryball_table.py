@@ -136,6 +136,10 @@ class KryballTable(Experiment):
         listed += [f"sensitivity/{p}/{f}/{m}" for p in plan["problems"] for f in FAMILIES for m in plan["dimensions"]]
         return listed + [f"radius/rahimi-recht-1e5/{method}" for method in ("kryball", "kryball-published")]
 
+    def job_parts(self, job: str) -> tuple[str | None, int | range | None]:
+        """The method, and no seed: every job holds all of its own. Sensitivities are those of KryBall."""
+        return ("kryball" if job.startswith("sensitivity/") else job.split("/")[-1]), None
+
     def job_settings(self, job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the job reads of the settings."""
         kind, problem, method = job.split("/")[:3]

@@ -77,7 +77,6 @@ class Source:
 
     records: tuple[str, ...]
     label: str
-    chapter: str
     cases: tuple[str, ...] | None = None
     same: tuple[str, ...] = ()
     column: str = "loss"
@@ -95,37 +94,33 @@ SOURCES: tuple[Source, ...] = (
     Source(
         ("uci-exact-1057", "uci-energy"),
         "UCI Energy",
-        "ch-uci-energy",
         same=("hidden", "activation", "dtype", "split_seed"),
         after=True,
         tuning={"damped-saddle-free-newton": "fixed", "lbfgs": "fixed", "lanczos-sfn": "tuned"},
         otherwise="authors'",
     ),
-    Source(("mnist-mlp",), "MNIST MLP", "ch-tuning"),
-    Source(("small-convnets",), "small CNN", "ch-tuning"),
-    Source(("random-architectures",), "50 random CNNs", "ch-tuning", column="batch_loss", pooled=True),
+    Source(("mnist-mlp",), "MNIST MLP"),
+    Source(("small-convnets",), "small CNN"),
+    Source(("random-architectures",), "50 random CNNs", column="batch_loss", pooled=True),
     Source(
         ("mnist1d-kryball",),
         "MNIST-1D",
-        "ch-kryball-networks",
         cases=("minibatch", "full-batch", "relu", "tanh", "gelu"),
     ),
-    Source(("cifar-kryball",), "CIFAR CNN", "ch-kryball-networks"),
+    Source(("cifar-kryball",), "CIFAR CNN"),
     Source(
         ("fosi",),
         "digits",
-        "ch-amos",
         tuning={
             f"{form}-fosi-{base}": "hindsight" for form in ("damped", "unscaled") for base in ("heavy-ball", "adam")
         },
         otherwise="tuned",
     ),
-    Source(("char-transformer",), "characters", "ch-amos", cases=("main",), tuning=_CHAR),
-    Source(("resnet18-cifar10",), "ResNet-18", "ch-resnet"),
+    Source(("char-transformer",), "characters", cases=("main",), tuning=_CHAR),
+    Source(("resnet18-cifar10",), "ResNet-18"),
     Source(
         ("transformer-race",),
         "transformer",
-        "ch-transformer",
         tuning={"adamw": "tuned", "sophia": "tuned", "amos-90": "hindsight"},
     ),
 )
@@ -232,14 +227,6 @@ def unused(folder: Path | None = None) -> list[tuple[str, str, str]]:
     rows = [(record, part, why) for (record, part), why in UNUSED.items()]
     absent = [name for source in SOURCES for name in source.records if not has(name, folder)]
     return rows + [(name, "all", "there is no such record yet") for name in absent]
-
-
-def chapter_of(problem: str) -> str:
-    """The label of the chapter that a problem's runs come from."""
-    for source in SOURCES:
-        if problem == source.label or problem.startswith(f"{source.label}: "):
-            return source.chapter
-    return "ch-kryball"
 
 
 def work_before(step: np.ndarray, spent: np.ndarray, ended: bool) -> np.ndarray:

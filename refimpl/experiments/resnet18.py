@@ -112,12 +112,12 @@ def contestants(case: str, steps: int | None) -> dict[str, Optimizer | Tuned]:
     series = {"momentum": 0.115, "damping": 2.44e-3, "mode": "abs"}
     plain = untuned()
     found: dict[str, Optimizer | Tuned] = {
-        "heavy-ball": scheduled(HeavyBall(1.0, 0.9), 0.3, 0.1, 0.03),
-        "adamw": scheduled(AdamW(1.0), 0.03, 0.01, 0.003),
+        "heavy-ball": scheduled(HeavyBall(1.0, 0.9), 0.1, 0.03, 0.01),
+        "adamw": scheduled(AdamW(1.0), 0.01, 0.003, 0.001),
         "muon": scheduled(MuonWithAdamW(1.0), 0.1, 0.03, 0.01),
         "soap": scheduled(Soap(1.0), 0.1, 0.03, 0.01),
         "shampoo": scheduled(Shampoo(1.0, frequency=5), 1.0, 0.3, 0.1),
-        "kfac": Tuned(ConvKFAC(1.0), (0.1, 0.03, 0.01)),
+        "kfac": Tuned(ConvKFAC(1.0), (0.03, 0.01, 0.003)),
         "series-2-published": SeriesSaddleFreeNewton.published(2, 0, mode="abs", **SERIES_CIFAR),
         "series-2": Tuned(SeriesSaddleFreeNewton(2, **series), (10.0, 3.0, 1.0)),  # type: ignore[arg-type]
         "series-5": Tuned(SeriesSaddleFreeNewton(5, **series), (10.0, 3.0, 1.0)),  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import signal, stats
+from scipy import stats
 
 from refimpl.arrays import as_generator, check_between, check_count, host_numbers
 
@@ -32,6 +32,8 @@ def ar1(phi: float, length: int, rng: int | np.random.Generator) -> np.ndarray:
     check_between("|phi|", abs(phi), 0.0, 1.0)
     noise = as_generator(rng).standard_normal(check_count("length", length))
     noise[1:] *= math.sqrt(1.0 - phi * phi)
+    from scipy import signal  # 3 s to import, and every run of an experiment imports this file
+
     return np.asarray(signal.lfilter([1.0], [1.0, -phi], noise))
 
 
@@ -205,6 +207,8 @@ def detrended(x: Any, width: int) -> np.ndarray:
     values = _series("x", x)
     if check_count("width", width) % 2 == 0 or width > len(values):
         raise ValueError(f"width must be odd and at most {len(values)}, got {width}")
+    from scipy import signal
+
     mean = signal.convolve(values, np.full(width, 1.0 / width), mode="valid", method="direct")
     rest = values[width // 2 : len(values) - width // 2] - mean
     return np.where(np.abs(rest) <= 1e-12 * np.max(np.abs(values)), 0.0, rest)

@@ -143,11 +143,8 @@ class ImageProblem(TorchProblem):
         return self.inputs[rows[:, None, None, None], steps[:channels, None, None], y, x] * inside
 
     def _on_device(self, *columns: np.ndarray) -> Sequence[Tensor]:
-        # One transfer for everything. From pinned memory it does not make the host wait for the device.
-        host = torch.from_numpy(np.stack(columns).astype(np.int64))
-        if self.backend.device.type == "cuda":
-            host = host.pin_memory()
-        return host.to(self.backend.device, non_blocking=True).unbind(0)
+        sent: Tensor = self.backend.send(np.stack(columns), torch.int64)  # one transfer for everything
+        return sent.unbind(0)
 
     def _entering(self, rows: Tensor) -> Tensor:
         found = rows.to(self.backend.dtype).sub_(self.means[:, None, None]).div_(self.deviations[:, None, None])

@@ -36,6 +36,7 @@ class Batch:
     def load(self, rows: tuple[Tensor, Tensor]) -> None:
         """Copy a minibatch into the buffers."""
         inputs, targets = self.checked(*rows)
+        self.inputs.copy_(inputs)
         self.targets.copy_(targets)
 
 
