@@ -1,4 +1,4 @@
-"""The performance goals: the list, the verdicts, what is counted, and that every section runs and agrees when it is small.
+"""The performance goals: the list, the verdicts, what is counted, and every section at a tiny size.
 
 Oracles: numbers written down here (limits, counts by hand, made-up measurements); in the sections themselves each route
 is compared with another one, and the compared routes are broken here on purpose. No time is asserted.
@@ -96,8 +96,12 @@ def test_a_quick_run_judges_counts_and_agreement_but_no_times():
 
 def test_one_part_missed_is_the_goal_missed_and_all_skipped_is_skipped():
     limits = (Limit("a", 1.0), Limit("b", 1.0))
-    plan = [({"a": Part(0.5), "b": Part(2.0)}, "✗"), ({"a": skipped("none"), "b": Part(0.5)}, "✓"),
-            ({"a": skipped("none"), "b": skipped("none")}, "–"), ({"a": skipped("none"), "b": Part(2.0)}, "✗")]  # fmt: skip
+    plan = [
+        ({"a": Part(0.5), "b": Part(2.0)}, "✗"),
+        ({"a": skipped("none"), "b": Part(0.5)}, "✓"),
+        ({"a": skipped("none"), "b": skipped("none")}, "–"),
+        ({"a": skipped("none"), "b": Part(2.0)}, "✗"),
+    ]
     for found, verdict in plan:
         assert Outcome(Goal("G0", "x", "two", limits, lambda session: {}), found).verdict == verdict
 

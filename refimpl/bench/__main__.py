@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Before any array library is loaded: every ratio is taken on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tqdm import tqdm
 
 from refimpl.bench import cards, goals
-from refimpl.bench.report import Outcome, Session, as_json, measure, table
+from refimpl.bench.report import Session, as_json, measure, table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +78,9 @@ def _tables(tables: Sequence[goals.Table], session: Session) -> bool:
             except ValueError as error:
                 problem, failed = f"✗ {error}", True
         if one.runs:
-            print("\n".join([f"\n{one.name}: {one.summary}", *(f"  {line}" for line in session.lines), problem]).rstrip())
+            print(
+                "\n".join([f"\n{one.name}: {one.summary}", *(f"  {line}" for line in session.lines), problem]).rstrip()
+            )
     return failed
 
 

@@ -28,7 +28,7 @@ from refimpl.optimizers.base import Optimizer
 from refimpl.optimizers.curveball import CurveBall
 from refimpl.optimizers.lanczos_sfn import LanczosSaddleFreeNewton
 from refimpl.optimizers.levenberg_marquardt import LevenbergMarquardt
-from refimpl.oracle import Counts, Problem
+from refimpl.oracle import Problem
 from refimpl.problems.datasets import uci_energy_or_fallback
 
 LIMITS = {"speed": 240.0, "seeds": 480.0, "cifar": 570.0}
@@ -127,7 +127,9 @@ def seeds(session: Session, until: float, folder: Path) -> list[dict[str, Any]]:
     runs = []
     for i, (name, (method, many, most)) in enumerate(plan.items()):
         share = (until - time.monotonic()) / (len(plan) - i)
-        runs.append({"key": name, "seeds": many, **batched_run(problem, method, many, most, share)})
+        alone = name == "levenberg-marquardt"
+        found = batched_run(problem, method, many, most, share, together=not alone)
+        runs.append({"key": name, "seeds": many, **found})
         last = runs[-1]["curve"]
         session.note(
             f"{name}: {runs[-1]['status']}, {runs[-1]['steps']} steps, {last['seconds'][-1]:.1f} s, "
@@ -136,33 +138,41 @@ def seeds(session: Session, until: float, folder: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def batched_run(problem: Problem, method: Optimizer, count: int, steps: int, seconds: float) -> dict[str, Any]:
-    """``method`` from ``count`` starting places in one program, until ``steps`` or ``seconds`` are spent.
+def batched_run(
+    problem: Problem, method: Optimizer, count: int, steps: int, seconds: float, *, together: bool = True
+) -> dict[str, Any]:
+    """``method`` from ``count`` starting places, until ``steps`` or ``seconds`` are spent.
 
-    A run whose loss is not finite counts as infinite. Work is that of one seed; looking at it is outside the clock.
+    ``together``: in one program; False takes one place after the other, for methods that have no leading axes, in turns
+    of a step each. A run whose loss is not finite counts as infinite. Work is that of one seed, the mean where they
+    differ; looking is outside the clock.
     """
-    x = starting_places(problem, 0, count)  # type: ignore[arg-type]
-    state, spent, work = method.init(x), 0.0, Counts()
+    starts = starting_places(problem, 0, count)  # type: ignore[arg-type]
+    places = [starts] if together else [starts[i, :] for i in range(count)]
+    runs, spent, work = [(x, method.init(x)) for x in places], 0.0, 0.0
     curve: dict[str, list[float]] = {name: [] for name in ("step", "median", "low", "high", "work", "seconds")}
     looks = {*np.unique(np.rint(np.geomspace(1, steps, 40)).astype(int)).tolist(), steps}
     status = "budget"
 
     def look(step: int) -> None:
-        losses = np.nan_to_num(to_numpy(problem.loss(x)), nan=np.inf, posinf=np.inf)
-        values = step, *np.quantile(losses, (0.5, 0.25, 0.75), method="nearest"), work.work, spent
+        losses = np.concatenate([np.atleast_1d(to_numpy(problem.loss(x))) for x, _ in runs])
+        losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf)
+        values = step, *np.quantile(losses, (0.5, 0.25, 0.75), method="nearest"), work, spent
         for name, value in zip(curve, values, strict=True):
             curve[name].append(float(value))
 
     look(0)
     for step in range(1, steps + 1):
         begin = time.perf_counter()
-        point = problem.at(x)
-        with np.errstate(all="ignore"):
-            x, state, _ = method.step(point, state)
+        for i, (x, state) in enumerate(runs):
+            point = problem.at(x)
+            with np.errstate(all="ignore"):
+                taken = method.step(point, state)
+            runs[i] = taken.x, taken.state
+            work += point.counts.work / len(runs)
         if step in looks or step % 20 == 0:
-            all_finite(x)  # waits for the device, so that the clock sees its work
+            all_finite(*(x for x, _ in runs))  # waits for the device, so that the clock sees its work
         spent += time.perf_counter() - begin
-        work = work + point.counts
         if step in looks:
             look(step)
         if spent > seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,14 +49,14 @@ def rosenbrock(session: Session) -> Found:
         start = np.asarray(problem.start)
         value_error = max(value_error, _same_function(problem, start))
         for name, (method, theirs, alike) in PAIRS.items():
-            found = {"ours": _ended(session, lambda m=method, p=problem, s=start: _ours(p, m, s), n)}
-            found["SciPy"] = _ended(session, lambda t=theirs, s=start: _scipy(t, s), n)
+            found = {"ours": _ended(session, partial(_ours, problem, method, start), n)}
+            found["SciPy"] = _ended(session, partial(_scipy, theirs, start), n)
             try:
                 if name == "two-dimensional":
                     raise NotImplementedError
                 with torch_threads("torch", 1), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found["torchmin"] = _ended(session, lambda t=theirs, s=start: _torchmin(t, s), n, most=1)
+                    found["torchmin"] = _ended(session, partial(_torchmin, theirs, start), n, most=1)
             except Missing as reason:
                 missing = str(reason)
             except NotImplementedError:

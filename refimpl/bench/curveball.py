@@ -88,7 +88,7 @@ def ratio(problem: Problem, session: Session) -> float:
 
 
 def agreement() -> float:
-    """Relative error between the libraries' steps, or of the predicted change against the model's, if that is larger."""
+    """Relative error between the libraries' steps, or of the predicted change against the model's if larger."""
     ours, theirs = (network("mlp", library, "float64", 64) for library in ("numpy", "torch"))
     x = to_numpy(ours.initial(np.random.default_rng(1)))
     found, predicted = [], 0.0

@@ -26,9 +26,7 @@ class Reference(NamedTuple):
     accelerated: np.ndarray
 
 
-def series_reference(
-    problem: MLP, x: np.ndarray, *, terms: int, order: int, damping: float, scale: float
-) -> Reference:
+def series_reference(problem: MLP, x: np.ndarray, *, terms: int, order: int, damping: float, scale: float) -> Reference:
     """K terms of the series for (|H| + d)^{-1} g at ``x`` and N columns of Wynn's table, to 50 digits.
 
     ``problem``: a ReLU network with half the mean squared error, in float64. V is max(``scale``, |H^2 g|/|g|).

@@ -7,6 +7,7 @@ script without classes, checks and leading axes, which is what a reader would wr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ def dispatch(session: Session) -> Found:
     parts = {}
     for name, (method, direct, script) in plan.items():
         jobs: dict[str, Callable[[], Any]] = {
-            "package": lambda m=method: loop(problem, m.step, m.init(start), start, steps),
-            "NumPy": lambda m=method, d=direct: loop(problem, d, m.init(start), start, steps),
-            "script": lambda s=script: s(start, steps),
+            "package": partial(loop, problem, method.step, method.init(start), start, steps),
+            "NumPy": partial(loop, problem, direct, method.init(start), start, steps),
+            "script": partial(script, start, steps),
         }
         places = {key: job() for key, job in jobs.items()}
         apart = gap(places["script"], places["package"])

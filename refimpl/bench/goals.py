@@ -109,7 +109,7 @@ def sections() -> list[str]:
 
 
 def chosen(names: Sequence[str]) -> tuple[list[Goal], list[Table]]:
-    """The goals and tables that ``names`` (goals, sections, tables; none: all of them) ask for; ValueError if none do."""
+    """The goals and tables that ``names`` (goals, sections or tables; none: all) ask for. ValueError for others."""
     known = [goal.id for goal in GOALS] + sections()
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from refimpl.bench.hvp import Places, picture_problems
@@ -30,30 +31,33 @@ class Row(NamedTuple):
     missing: dict[str, str]
 
 
-def routes(places: Places, device: str, *, compiled: bool = True) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-    """Every way to a product of one network, ready to be called, and those that cannot be taken."""
+def routes(
+    build: Callable[[], Places], device: str, only: tuple[str, ...] = ()
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str], Places]:
+    """Every way to a product of one network (or those in ``only``, and the gradient), ready to be called; those that
+    cannot be taken; and the network. ``build`` makes it: what is captured has a module of its own, since it puts the
+    statistics back that the graphs of the others refer to."""
     import torch
 
     from refimpl.problems.captured import CapturedProblem
 
-    kept, plain, x, vectors = places
-    v, missing = vectors[0], {}
+    kept, plain, x, vectors = places = build()
+    v, missing, cuda = vectors[0], dict[str, str](), device.startswith("cuda")
     point, forward = kept.at(x), plain.at(x)
-    _ = point.gradient
     found: dict[str, Callable[[], Any]] = {
         "gradient": lambda: plain.at(x).gradient,
         "kept": lambda: point.hvp(v),
         "func": lambda: forward.hvp(v),
         "ggn": lambda: point.ggnvp(v),
     }
-    cuda = device.startswith("cuda")
-    try:
-        graph = CapturedProblem(kept, products=("hvp",), capture=cuda).at(x)
-        graph.hvp(v)
-        found["captured"] = lambda: graph.hvp(v)
-    except (RuntimeError, ValueError) as error:
-        missing["captured"] = _first_line(error)
-    if compiled and cuda:
+    if not only or "captured" in only:
+        try:
+            graph = CapturedProblem(build().kept, products=("hvp",), capture=cuda).at(x)
+            graph.hvp(v)
+            found["captured"] = lambda: graph.hvp(v)
+        except (RuntimeError, ValueError) as error:
+            missing["captured"] = _first_line(error)
+    if (not only or "compiled" in only) and cuda:
         # The route that Torch supports: the derivative inside what is compiled, from nothing each time.
         gradient = torch.func.grad(lambda y: plain.evaluation(x, None)._plain_loss(y))
         product = torch.compile(lambda y, u: torch.func.vjp(gradient, y)[1](u)[0])
@@ -62,9 +66,9 @@ def routes(places: Places, device: str, *, compiled: bool = True) -> tuple[dict[
             found["compiled"] = lambda: product(x, v)
         except Exception as error:  # the compiler's errors have many types
             missing["compiled"] = _first_line(error)
-    elif compiled:
+    elif not only:
         missing["compiled"] = "compiled on a CUDA device only: it takes minutes on a CPU and gains nothing there"
-    return found, missing
+    return {name: way for name, way in found.items() if not only or name in ("gradient", *only)}, missing, places
 
 
 def measure(
@@ -73,10 +77,8 @@ def measure(
     """Time, count and weigh every route (or those in ``only``, and the gradient) at one batch size."""
     sizes = _sizes(session, batch)
     with precision(tf32):
-        places = picture_problems(**sizes, device=session.device, count=1, channels_last=channels_last)
-        ways, missing = routes(places, session.device, compiled=not only or "compiled" in only)
-        if only:
-            ways = {name: way for name, way in ways.items() if name in ("gradient", *only)}
+        build = partial(picture_problems, **sizes, device=session.device, count=1, channels_last=channels_last)
+        ways, missing, places = routes(build, session.device, only)
         seconds = device_race(ways, session.rounds, session.device, warm=1 if session.quick else 3)
         kernels = {name: kernels_of(way, session.device) for name, way in ways.items()}
         del ways
@@ -99,8 +101,8 @@ def errors(session: Session) -> dict[str, float]:
 
 def _errors(session: Session) -> dict[str, float]:
     sizes = _sizes(session, CHECKED)
-    places = picture_problems(**sizes, device=session.device, count=1, dtype="float64", activation="softplus")
-    ways, _ = routes(places, session.device)
+    knobs: dict[str, Any] = {"dtype": "float64", "activation": "softplus", "count": 1}
+    ways, _, _ = routes(partial(picture_problems, **sizes, **knobs, device=session.device), session.device)
     expected = ways["kept"]()
     found = {name: gap(way(), expected) for name, way in ways.items() if name not in ("gradient", "ggn")}
     session.note("float64 errors: " + ", ".join(f"{name} {error:.1e}" for name, error in found.items()))

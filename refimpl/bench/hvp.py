@@ -92,7 +92,7 @@ def buffer_steps(problem: Any) -> int:
 
 
 class Timed(NamedTuple):
-    """Seconds of each route, the errors of the routes in float64, how often the statistics advanced, what is missing."""
+    """Seconds of each route, its error in float64, how often the statistics advanced, what is missing."""
 
     seconds: dict[str, float]
     errors: dict[str, float]

@@ -118,7 +118,7 @@ def jax_series(
             sums.append(total)
         return total / jnp.sqrt(v), _wynn(sums[-(2 * order + 1) :]) / jnp.sqrt(v)
 
-    return jax_.jit(update)  # type: ignore[no-any-return]
+    return jax_.jit(update)
 
 
 def _wynn(rows: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refimpl.arrays import Array
 from refimpl.bench.report import Found, Part, Session
 from refimpl.bench.series import DAMPING, SCALE, setting
 from refimpl.bench.timing import gap
@@ -51,8 +52,8 @@ def at_the_start(session: Session) -> Found:
     }
 
 
-def eigenvalues(hessian: object) -> list[float]:
+def eigenvalues(hessian: Array) -> list[float]:
     """The eigenvalues of a dense Hessian."""
     from numpy.linalg import eigvalsh
 
-    return [float(h) for h in eigvalsh(hessian)]  # type: ignore[arg-type]
+    return [float(h) for h in eigvalsh(hessian)]

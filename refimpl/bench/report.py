@@ -160,7 +160,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             bound = f"{limit.sense} {limit.value:g}"
             error = "" if part.error is None else f"{part.error:.1e}"
             value = f"skipped: {part.skipped}" if part.skipped else f"{part.value:.3g}"
-            mark = "·" if outcome.quick and limit.timed and not part.skipped else outcome.verdict_of(limit)
+            mark: str = "·" if outcome.quick and limit.timed and not part.skipped else outcome.verdict_of(limit)
             mark = "✗" if outcome.verdict_of(limit) == "✗" else mark
             rows.append(("", mark, f"  {limit.what}", value, bound, error))
     lines = []

@@ -131,7 +131,7 @@ def _split(x: Any, size: int) -> list[Any]:
 
 def batches(session: Session, thread_counts: Sequence[int] = (1,)) -> None:
     """Gradient and Hessian product of the network for many seeds: a loop against batches of several sizes."""
-    dataset, note = uci_energy_or_fallback()
+    _, note = uci_energy_or_fallback()
     sizes = (2, 4) if session.quick else CHUNKS
     session.note(f"network of UCI Energy, ms per seed, best of {session.rounds} ({os.cpu_count()} cores)")
     if note:

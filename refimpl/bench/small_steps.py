@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def kryball(session: Session) -> None:
     }  # fmt: skip
     states = {name: method.step(point, method.init(x)) for name, method in methods.items()}
     jobs: dict[str, Callable[[], Any]] = {
-        name: lambda m=method, s=states[name]: m.step(problem.at(s.x), s.state) for name, method in methods.items()
+        name: partial(_step, method, problem, states[name].x, states[name].state) for name, method in methods.items()
     }
     jobs["6 products"] = lambda: [problem.at(x).gradient, *(point.hvp(x) for _ in range(6))]
     jobs["lanczos(5)"] = lambda: lanczos(point.hvp, point.gradient, 5, checked=False)
@@ -103,12 +104,16 @@ def amos(session: Session) -> None:
             for _ in range(settle):
                 taken = method.step(problem.at(place), state)
                 place, state = taken.x, taken.state
-            jobs[name] = lambda m=method, p=place, s=state: m.step(problem.at(p), s)
+            jobs[name] = partial(_step, method, problem, place, state)
         best = {name: 1e6 * seconds for name, seconds in race(jobs, 4 * session.rounds).items()}
         shown = ", ".join(f"{name} {value:.0f} ({value / best['Sophia']:.2f} Sophia)" for name, value in best.items())
         session.note(f"microseconds of a step, n = {problem.n:,}, {when}: {shown}")
         worst = max(worst, max(best.values()) / best["Sophia"])
     _demand(session, "AMOS / Sophia", worst, OVERHEAD)
+
+
+def _step(method: Any, problem: Problem, x: Array, state: Any) -> Any:
+    return method.step(problem.at(x), state)
 
 
 def _network(samples: int) -> Problem:

@@ -32,7 +32,7 @@ class Costs(NamedTuple):
 
 def regions(count: int, k: int) -> list[Region]:
     """Indefinite and definite subproblems whose solution is on the boundary, as most of KryBall's are."""
-    rng, found = np.random.default_rng(0), []
+    rng, found = np.random.default_rng(0), list[Region]()
     while len(found) < count:
         a = rng.standard_normal((k, k))
         b = a @ a.T / k if len(found) % 2 else 0.5 * (a + a.T)

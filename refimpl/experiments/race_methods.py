@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.experiments.training import Band, band, runs_of
+from refimpl.experiments.training import Band, Tuned, band, runs_of
 from refimpl.experiments.watched import method_names
 from refimpl.optimizers.base import Optimizer
 from refimpl.optimizers.curveball import CurveBall
@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "series-5": "saddle-free",
     "lanczos-2": "saddle-free",
     "lanczos-5": "saddle-free",
+    "lanczos-5-tuned": "saddle-free",
     "curveball": "Krylov or momentum",
     "kryball": "Krylov or momentum",
     "kryball-published": "Krylov or momentum",
@@ -48,6 +49,14 @@ def untuned() -> dict[str, Optimizer]:
         "kryball": KryBall(),
         "stochastic-kryball": StochasticKryBall(),
     }
+
+
+def fixed_lanczos() -> Tuned:
+    """Lanczos saddle-free Newton with its damping fixed at 1 and every step taken; as the series, its rate is tuned."""
+    method = LanczosSaddleFreeNewton(
+        products=5, initial_damping=1.0, minimum_damping=1.0, maximum_damping=1.0, accept="always"
+    )
+    return Tuned(method, (1.0, 0.3, 0.1))
 
 
 def asks_products(name: str) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from refimpl.arrays import Array
 from refimpl.experiments.char_methods import PAPER, build
 from refimpl.experiments.char_tuning import choices, common_settings, load, starting_place, text_problem, tuned
-from refimpl.experiments.race_methods import untuned
+from refimpl.experiments.race_methods import fixed_lanczos, untuned
 from refimpl.experiments.races import RaceStudy, TunedSchedule
 from refimpl.experiments.records import read_record
 from refimpl.experiments.training import Tuned
@@ -54,9 +54,10 @@ def chosen_here(plan: Mapping[str, Any]) -> dict[str, Tuned]:
 
     return {
         "heavy-ball": scheduled(HeavyBall(1.0, 0.9), 0.5, 0.15, 0.05),
-        "muon": scheduled(MuonWithAdamW(1.0, weight_decay=decay, adam=_TABLES), 0.1, 0.03, 0.01),
-        "soap": scheduled(Soap(1.0, weight_decay=decay), 0.1, 0.03, 0.01),
+        "muon": scheduled(MuonWithAdamW(1.0, weight_decay=decay, adam=_TABLES), 0.3, 0.1, 0.03),
+        "soap": scheduled(Soap(1.0, weight_decay=decay), 0.3, 0.1, 0.03),
         "series-2": Tuned(SeriesSaddleFreeNewton(2, momentum=0.9), (10.0, 3.0, 1.0)),
+        "lanczos-5-tuned": fixed_lanczos(),
     }
 
 

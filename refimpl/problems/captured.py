@@ -161,7 +161,7 @@ class CapturedProblem(Problem):
         return found.clone()
 
     def _forward(self) -> Any:
-        # A copy: the graph then belongs to a leaf that nobody writes to but the graph itself. Without CUDA graphs, Torch
+        # A copy: the graph then belongs to a leaf that nobody writes to but the graph itself. Without CUDA graphs Torch
         # refuses to differentiate where statistics were put back after the forward pass: they stay out of it.
         problem = self._still if self._again else self.batch.problem
         self.inner = TorchEvaluation(problem, self._x.clone(), self.batch.inputs, self.batch.targets)

@@ -140,15 +140,15 @@ class CapturedStep:
     def _advance(self, numbers: list[Any], *, settle: bool = False) -> tuple[Taken, list[Any]]:
         """One step from the buffers into the buffers; ``settle`` lets the state change its shapes."""
         point = Point(self._batch.problem, self._x.clone(), None)
-        step = self.method.step(point, _put_together(self._like, self._tensors, numbers))
+        # Clones, since the info of a step may hand on a part of the state that the step ends by overwriting.
+        step = self.method.step(point, _put_together(self._like, [t.clone() for t in self._tensors], numbers))
         tensors, after = _taken_apart(step.state)
         if not settle and [t.shape for t in tensors] != [t.shape for t in self._tensors]:
             raise ValueError(f"{type(self.method).__name__} changes the shapes of its state: it cannot be captured")
         if settle:
             self._tensors, self._like = [t.clone() for t in tensors], step.state
         else:
-            # All are cloned before any is overwritten: a new one may be an old one under another name.
-            for buffer, tensor in zip(self._tensors, [t.clone() for t in tensors], strict=True):
+            for buffer, tensor in zip(self._tensors, tensors, strict=True):
                 buffer.copy_(tensor)
         self._x.copy_(step.x)
         return Taken(point._once("loss", point._evaluation.loss), step.info, point.counts), after

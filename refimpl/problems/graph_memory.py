@@ -43,7 +43,7 @@ def saved_bytes(
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if True:
+        if _storage(tensor) not in there:
             kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 

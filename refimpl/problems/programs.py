@@ -55,7 +55,8 @@ class Program:
     def replay(self) -> Any:
         """Run it; the results, which a captured program writes to where they always are."""
         if self._graph is None:
-            self.results = self._function()
+            # Into the same memory as a graph would: what is wrong with a graph is wrong here as well.
+            self.results = _written(self.results, self._function())
         else:
             self._graph.replay()
         return self.results
@@ -103,6 +104,16 @@ def check_capture(problem: Any, capture: bool) -> None:
     device = problem.backend.device.type
     if capture and device != "cuda":
         raise ValueError(f"CUDA graphs need a CUDA device, the problem is on {device!r}; write capture=False")
+
+
+def _written(old: Any, new: Any) -> Any:
+    """``new`` with its tensors in the memory of those of ``old``, where there are any and they carry no graph."""
+    if isinstance(new, Tensor) and isinstance(old, Tensor) and not new.requires_grad and old.shape == new.shape:
+        return old.copy_(new)
+    if isinstance(new, tuple) and isinstance(old, tuple) and len(old) == len(new):
+        parts = [_written(a, b) for a, b in zip(old, new, strict=True)]
+        return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+    return new
 
 
 @contextmanager
