@@ -7,9 +7,10 @@ it began; losses and errors of the whole sets are measured in evaluation mode.
 
 What is tuned: the learning rates of SGD with momentum 0.9, AdamW, Muon, SOAP, Shampoo, K-FAC, the series and
 ``lanczos-5-tuned``, by the training loss after a third of the budget, on a seed that is not reported. Neither the test
-photographs nor a validation set has a say. The rates of the first five follow half a cosine down to a tenth where the budget is a number of steps;
-the others have constant ones. Everything else is as its own file has it. ``series-2-published`` has the knobs of the
-series paper's table 3 (K = 2, N = 0), which were tuned there for minibatches of 3200 and another stem.
+photographs nor a validation set has a say. The rates of the first five follow half a cosine down to a tenth where the
+budget is a number of steps; the others have constant ones. Everything else is as its own file has it.
+``series-2-published`` has the knobs of the series paper's table 3 (K = 2, N = 0), which were tuned there for
+minibatches of 3200 and another stem.
 
 Cases:
 
