@@ -26,7 +26,10 @@ SCALES = ("smoke", "ci", "full")
 SCHEMA = 1
 _REQUIRED = ("schema", "experiment", "settings", "runs", "provenance")
 _PROVENANCE = ("date", "device", "python", "versions", "command", "commit", "dirty")
-_PACKAGES = ("refimpl", "numpy", "scipy", "array-api-compat", "torch", "cupy-cuda12x", "scikit-learn")
+_PACKAGES = (
+    "refimpl", "numpy", "scipy", "array-api-compat", "torch", "pytorch_optimizer", "cupy-cuda12x", "cupy-cuda13x",
+    "scikit-learn",
+)  # fmt: skip
 
 
 def results_folder() -> Path:
