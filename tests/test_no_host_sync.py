@@ -118,6 +118,14 @@ def test_what_waits_is_seen_once(name):
     assert len(reads) == 1
 
 
+def test_a_copy_on_the_host_is_read_freely_and_the_tensor_itself_is_not():
+    def twice():
+        here = ONES.cpu()
+        return here.numpy(), here.tolist(), ONES.numpy()
+
+    assert operations(twice)[0] == ["copy to the host", "numpy"]
+
+
 @pytest.mark.parametrize("name", QUIET)
 def test_what_does_not_wait_is_not_seen(name):
     assert operations(QUIET[name]) == ([], [])

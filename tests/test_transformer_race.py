@@ -66,7 +66,7 @@ def test_settings_are_plain_and_name_every_method(scale, chosen):
 def test_jobs_of_tuned_methods_hold_all_their_seeds(chosen):
     study = TransformerRace("transformer-race", chosen)
     jobs = study.jobs(study.settings("ci", None))
-    tuned = {f"text/{name}" for name in ("heavy-ball", "muon", "soap", "series-2")}
+    tuned = {f"text/{name}" for name in ("heavy-ball", "muon", "soap", "series-2", "lanczos-5-tuned")}
     assert tuned <= set(jobs)
     assert {"text/adamw/0", "text/adamw/1", "text/adamw/2", "text/kryball/2"} <= set(jobs)
     assert {name for name, method in study.methods(CASE).items() if isinstance(method, Tuned)} == {

@@ -102,7 +102,7 @@ class LanczosSaddleFreeNewton:
         xp = namespace(gradient)
         space = lanczos(point.hvp, gradient, self.products, checked=False)
         tridiagonal = space.tridiagonal()
-        # Where the Krylov space ended early, T is padded with zeros, which are no Ritz values: with alpha_0 instead, one
+        # Where the Krylov space ended early, T is padded with zeros, which are no Ritz values. With alpha_0 there, one
         # decomposition (the one place where a GPU is waited for) gives both the step and the ends of the spectrum.
         spare = xp.where(xp.any(space.basis != 0, axis=-1), xp.zeros_like(space.alpha), space.alpha[..., :1])
         identity = xp.eye(spare.shape[-1], dtype=spare.dtype, device=backend_of(spare).device)
