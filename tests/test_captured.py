@@ -28,6 +28,7 @@ from refimpl.problems.losses import HalfMeanSquaredError, SoftmaxCrossEntropy
 from refimpl.problems.mlp import MLP
 from refimpl.problems.models import mlp_module, small_convnet
 from refimpl.problems.precision import agreement_in_float64, compiled_hvp, fast_math
+from refimpl.problems.programs import buffers_kept
 from refimpl.problems.torch_net import TorchProblem
 
 HAS_CUDA = torch.cuda.is_available()
@@ -362,3 +363,15 @@ def test_tf32_keeps_three_digits():
         assert max(agreement_in_float64(problem, start(problem), sample_of(problem))) < 2e-2
     with fast_math(tf32=False):
         assert max(agreement_in_float64(problem, start(problem), sample_of(problem))) < 1e-5
+
+
+def test_an_older_place_on_the_same_module_stays_good():
+    module = small_convnet(batch_norm=True, activation="softplus").double()
+    rng = np.random.default_rng(0)
+    problem = TorchProblem(module, SoftmaxCrossEntropy(), rng.standard_normal((8, 1, 8, 8)), np.arange(8) % 10)
+    x = problem.initial(rng)
+    point = problem.at(x)
+    expected = point.hvp(x)
+    with buffers_kept(module):
+        problem.at(x).hvp(x)
+    torch.testing.assert_close(point.hvp(x), expected, rtol=1e-12, atol=0)

@@ -18,6 +18,7 @@ from refimpl.experiments.leaderboard import (
     Arrivals,
     Entry,
     Source,
+    chance,
     compare,
     decades,
     equal_arrivals,
@@ -110,6 +111,19 @@ def test_a_run_that_diverged_is_infinite_and_does_not_shorten_the_others():
     assert compare(nothing, score) == 0
 
 
+def test_a_failure_after_the_budget_is_not_held_against_a_run():
+    good = three("good", [1.0, 2.0, 3.0])
+    late = [entry("late", k, [0, 8, 20], [9, 4, 2], status="diverged") for k in range(2)]
+    gone = entry("late", 2, [0, 8, 20], [9, 4, math.nan], status="diverged")
+    (found,) = equal_work([*good, *late, gone])
+    score = found.of("late")
+    assert (found.budget, score.failed, score.values) == (10, 0, (4, 4, 4))
+    assert score.low == 2
+    assert score.high == math.inf  # its next look, after the budget, has no loss
+    at = [entry("late", k, [0, 8, 10], [9, 4, 2], status="diverged") for k in range(3)]
+    assert equal_work(good + at)[0].of("late").failed == 3
+
+
 def test_a_loss_that_is_not_a_number_counts_as_infinite():
     assert equal_work(three("a", [1.0, 2.0, math.nan]))[0].of("a").values == (1, 2, math.inf)
 
@@ -181,16 +195,37 @@ def test_an_interval_refuses_nan_and_nothing():
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "decided"), [(1, 9, False), (2, 2, False), (2, 5, True), (3, 3, True), (1, 19, True)]
+    ("n", "m", "decided"), [(1, 9, False), (2, 2, False), (2, 5, True), (3, 3, True), (1, 19, False), (2, 9, False)]
 )
 def test_how_many_runs_decide(n, m, decided):
-    # By counting: in how many of the orders of n + m equal runs do all n come before or after all m?
-    places = [set(chosen) for chosen in combinations(range(n + m), n)]
-    apart = sum(chosen in ({*range(n)}, {*range(m, n + m)}) for chosen in places)
+    # By counting: in how many of the orders of n + m equal runs are the intervals disjoint?
+    places = [[*chosen] for chosen in combinations(range(n + m), n)]
+    apart = 0
+    for chosen in places:
+        (low, high), (least, most) = interval(chosen), interval({*range(n + m)} - {*chosen})
+        apart += high < least or most < low
+    assert chance(n, m) == pytest.approx(apart / len(places), rel=1e-12)
     assert (apart / len(places) <= 0.1) == decided
     found = board(a=list(range(1, n + 1)), b=list(range(100, 100 + m)))
     assert compare(found.of("a"), found.of("b")) == (-1 if decided else 0)
     assert compare(found.of("b"), found.of("a")) == (1 if decided else 0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 20), (3, 50), (10, 12), (5, 9)])
+def test_the_chance_of_disjoint_intervals_by_simulation(n, m):
+    rng, trials = np.random.default_rng(n), 20_000
+    order = np.argsort(rng.random((trials, n + m)), axis=1)
+    mine, others = np.sort(order[:, :n], axis=1), np.sort(order[:, n:], axis=1)
+    (a, b), (c, d) = (tuple(map(int, interval(range(size)))) for size in (n, m))
+    apart = np.mean((mine[:, b] < others[:, c]) | (others[:, d] < mine[:, a]))
+    expected = chance(n, m)
+    assert chance(m, n) == pytest.approx(expected, rel=1e-9)
+    assert abs(apart - expected) < 5 * math.sqrt(expected * (1 - expected) / trials)
+
+
+def test_a_chance_needs_runs():
+    with pytest.raises(ValueError, match="at least one run, got 0 and 3"):
+        chance(0, 3)
 
 
 def test_ranks_with_a_chain_of_ties():

@@ -191,7 +191,17 @@ def test_schedules_are_as_long_as_the_budget():
 
 def test_what_is_tuned_and_what_is_not():
     tuned = {name for name, method in contestants("relu", 100).items() if isinstance(method, Tuned)}
-    assert tuned == {"heavy-ball", "adamw", "muon", "soap", "shampoo", "kfac", "series-2", "series-5", "lanczos-5-tuned"}
+    assert tuned == {
+        "heavy-ball",
+        "adamw",
+        "muon",
+        "soap",
+        "shampoo",
+        "kfac",
+        "series-2",
+        "series-5",
+        "lanczos-5-tuned",
+    }
     published = contestants("relu", 100)["series-2-published"]
     assert (published.terms, published.order, published.learning_rate) == (2, 0, 0.562)
     assert (published.momentum, published.damping, published.scale, published.guard) == (0.115, 0.00244, 100.0, False)

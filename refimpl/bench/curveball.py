@@ -21,7 +21,7 @@ from refimpl.problems.losses import SoftmaxCrossEntropy
 from refimpl.problems.mlp import MLP
 
 WIDTHS = (784, 128, 64, 32, 10)
-BATCHES = (64, 512)
+BATCHES = (64, 256)
 JUDGED = (("mlp", "numpy", "float64"), ("convnet", "torch", "float32"))
 """What the goal is judged on; the other lines of the table are only printed."""
 

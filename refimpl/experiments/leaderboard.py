@@ -5,7 +5,8 @@ The rules, fixed before a number was read:
 * *Equal work* is the largest number of gradients that every method was given on a problem. A method has the loss of its
   last look at or before it: nothing is interpolated or extrapolated, and no method gets its best moment. Where the next
   look comes later than the budget, what the method had at the budget lies somewhere between: the interval holds both.
-* A run that diverged or failed counts as infinite. A run that stopped because it was done keeps its last loss.
+* A run that diverged or failed by then counts as infinite; what happens to it later is not held against it. A run that
+  stopped because it was done keeps its last loss.
 * *Equal seconds* are compared only between runs of one record whose programs held equally many runs.
 * A method has the median over its runs and an interval of order statistics (:func:`interval`). One method beats another
   where the intervals do not overlap and there were enough runs to say so (:func:`compare`); otherwise they tie.
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, hypergeom
 
 from refimpl.arrays import check_positive
 from refimpl.experiments.leaderboard_cases import (
@@ -49,6 +51,7 @@ __all__ = [
     "Standing",
     "Wins",
     "arrivals",
+    "chance",
     "compare",
     "decades",
     "entries",
@@ -68,7 +71,7 @@ __all__ = [
 Run = TypeVar("Run", Entry, Arrivals)
 
 CHANCE = 0.1
-"""Two methods that do not differ would have disjoint ranges with at most this probability, or nothing is decided."""
+"""Two methods that do not differ would have disjoint intervals with at most this probability, or nothing is decided."""
 
 
 class Score(NamedTuple):
@@ -197,18 +200,43 @@ def interval(values: Any, level: float = 0.95) -> tuple[float, float]:
     ordered = np.sort(np.asarray(list(values), dtype=float))
     if ordered.size == 0 or np.isnan(ordered).any():
         raise ValueError("an interval needs at least one run, and inf for a run that failed, not NaN")
-    k = max(1, int(binom.ppf((1 - level) / 2, ordered.size, 0.5)))
+    k = _order(ordered.size, level)
     return float(ordered[k - 1]), float(ordered[-k])
+
+
+@lru_cache
+def chance(n: int, m: int) -> float:
+    """The probability that :func:`interval` separates n from m runs of methods that do not differ.
+
+    With exchangeable losses without ties. A's interval ends at its (n - k + 1)-th smallest loss and B's begins at its
+    j-th; the former comes first where at least n - k + 1 of the n - k + j smallest of all are A's, a hypergeometric
+    number. Ranges (k = j = 1) have 2 n! m! / (n + m)!.
+
+    Raises
+    ------
+    ValueError
+        A number of runs that is not positive.
+
+    Examples
+    --------
+    >>> [round(chance(n, m), 4) for n, m in ((3, 3), (2, 20), (50, 50))]
+    [0.1, 0.1818, 0.0025]
+    """
+    if min(n, m) < 1:
+        raise ValueError(f"both methods need at least one run, got {n} and {m}")
+    k, j = _order(n), _order(m)
+    below = hypergeom(n + m, n, n - k + j).sf(n - k)
+    above = hypergeom(n + m, m, m - j + k).sf(m - j)
+    return float(below + above)
 
 
 def compare(one: Score, other: Score) -> int:
     """-1 where ``one`` is better, 1 where it is worse, 0 where nothing is decided.
 
-    Disjoint intervals decide if there were enough runs: of n and m runs that do not differ, all of one kind would come
-    first with probability 2 n! m! / (n + m)!, which must be at most :data:`CHANCE`. Three runs each are enough, two are
-    not.
+    Disjoint intervals decide if there were enough runs: those of methods that do not differ must be disjoint with a
+    probability (:func:`chance`) of at most :data:`CHANCE`. Three runs each are enough, two are not.
     """
-    if 2 / math.comb(one.runs + other.runs, one.runs) > CHANCE:
+    if chance(one.runs, other.runs) > CHANCE + 1e-9:  # 3 + 3 runs have 0.1, but for its last digit
         return 0
     return int(one.low > other.high) - int(one.high < other.low)
 
@@ -302,10 +330,10 @@ def _standing(runs: Sequence[Entry], axis: str, budget: float | None, fraction: 
 
 def _around(run: Entry, axis: str, budget: float) -> tuple[float, float]:
     # The loss of the last look within the budget, and of the first one after it where the last is not at the budget.
-    if run.status not in ("budget", "converged"):
-        return math.inf, math.inf
     places = getattr(run, axis)
     slack = 1e-6 * budget  # records keep seven digits, and a budget is the last look of some run
+    if run.status not in ("budget", "converged") and places[-1] <= budget + slack:
+        return math.inf, math.inf
     within = np.flatnonzero(places <= budget + slack)
     if not len(within):
         raise ValueError(f"{run.problem}: {run.method} has no look within {budget:g} {axis}; take more of the budget")
@@ -313,6 +341,11 @@ def _around(run: Entry, axis: str, budget: float) -> tuple[float, float]:
     following = last if last + 1 == len(places) or places[last] >= budget - slack else last + 1
     value, later = (v if math.isfinite(v) else math.inf for v in map(float, run.loss[[last, following]]))
     return value, later
+
+
+def _order(runs: int, level: float = 0.95) -> int:
+    # The k of an interval: from the k-th smallest to the k-th largest.
+    return max(1, int(binom.ppf((1 - level) / 2, runs, 0.5)))
 
 
 def _first(run: Entry, target: float) -> float:

@@ -123,6 +123,5 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, before in saved:
-                buffer.copy_(before)
+        for buffer, before in saved:
+            buffer.data.copy_(before)  # unseen by autograd: graphs of older places on this module stay good
