@@ -63,7 +63,7 @@ PAPER_SERIES: dict[str, tuple[float, float, float]] = {
     "kfac-kazuki": (0.03947, 3.29, 3.226),
     "kfac-deepmind": (0.01466, 1.727, 1.683),
 }
-"""Training, validation and test loss at the end on CIFAR-10: series paper, appendix B.1 (medians of 50 seeds)."""
+"""Training, test and validation loss at the end on CIFAR-10: series paper, table 5 (medians of 50 seeds)."""
 
 PAPER_CURVEBALL: dict[str, tuple[float, float]] = {
     "curveball": (0.7, 15.3), "curveball-fixed": (1.3, 16.1), "heavy-ball": (2.1, 12.8), "adam": (1.4, 14.0),
