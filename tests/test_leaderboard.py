@@ -17,7 +17,7 @@ from refimpl.experiments.leaderboard import (
     UNUSED,
     Arrivals,
     Entry,
-    Source,
+    RecordSource,
     chance,
     compare,
     decades,
@@ -380,7 +380,7 @@ def test_a_record_typed_in_by_hand(tmp_path):
     runs = [run_of("adam", s, 1.0 + s, rate=0.1) for s in range(3)] + [run_of("kfac", s, 5.0 + s) for s in range(3)]
     runs += [run_of("adam", 1000, 0.0, role="tuning", rate=1.0), run_of("adam", 0, 0.5, case="side")]
     record_of(tmp_path, "typed", runs)
-    found = leaderboard.entries(tmp_path, [Source(("typed", "absent"), "typed in", cases=("one",))])
+    found = leaderboard.entries(tmp_path, [RecordSource(("typed", "absent"), "typed in", cases=("one",))])
     assert len(found) == 6
     assert {run.problem for run in found} == {"typed in"}
     assert {run.method: run.tuning for run in found} == {"adam": "tuned", "kfac": "fixed"}
@@ -388,26 +388,26 @@ def test_a_record_typed_in_by_hand(tmp_path):
     assert standing.budget == 2
     assert standing.of("adam").values == (1, 2, 3)
     assert ranks(standing) == {"adam": 1, "kfac": 2}
-    two = leaderboard.entries(tmp_path, [Source(("typed",), "typed in")])
+    two = leaderboard.entries(tmp_path, [RecordSource(("typed",), "typed in")])
     assert {run.problem for run in two} == {"typed in: one", "typed in: side"}
 
 
 def test_null_is_infinite_and_a_run_without_work_is_refused(tmp_path):
     lost = run_of("a", 0, None)
     record_of(tmp_path, "holes", [lost])
-    (run,) = leaderboard.entries(tmp_path, [Source(("holes",), "holes")])
+    (run,) = leaderboard.entries(tmp_path, [RecordSource(("holes",), "holes")])
     assert equal_work([run])[0].of("a").values == (math.inf,)
     del lost["curve"]["work"]
     record_of(tmp_path, "holes", [lost])
     with pytest.raises(ValueError, match="cannot be compared by work"):
-        leaderboard.entries(tmp_path, [Source(("holes",), "holes")])
+        leaderboard.entries(tmp_path, [RecordSource(("holes",), "holes")])
 
 
 def test_records_of_different_problems_are_not_merged(tmp_path):
     record_of(tmp_path, "small", [run_of("a", 0, 1.0)], hidden=[2])
     record_of(tmp_path, "large", [run_of("b", 0, 1.0)], hidden=[20])
     with pytest.raises(ValueError, match="not the same problem"):
-        leaderboard.entries(tmp_path, [Source(("small", "large"), "both", same=("hidden",))])
+        leaderboard.entries(tmp_path, [RecordSource(("small", "large"), "both", same=("hidden",))])
 
 
 def test_an_empty_folder_has_no_entries_and_says_what_is_absent(tmp_path):

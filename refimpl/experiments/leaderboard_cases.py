@@ -66,7 +66,7 @@ class Arrivals(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """Where the runs of some problems are, and how they are read.
 
     ``records`` that share every setting of ``same`` are one problem, ``label``; otherwise each case of ``cases`` is one
@@ -90,8 +90,8 @@ _CHAR: dict[str, Tuning] = {
     **dict.fromkeys(("adamw", "sgd", "sophia", "sophia-amos"), "tuned"),
     **{f"{kind}-{p}": "hindsight" for kind in ("amos", "random") for p in (90, 75, 50)},
 }
-SOURCES: tuple[Source, ...] = (
-    Source(
+SOURCES: tuple[RecordSource, ...] = (
+    RecordSource(
         ("uci-exact-1057", "uci-energy"),
         "UCI Energy",
         same=("hidden", "activation", "dtype", "split_seed"),
@@ -99,16 +99,16 @@ SOURCES: tuple[Source, ...] = (
         tuning={"damped-saddle-free-newton": "fixed", "lbfgs": "fixed", "lanczos-sfn": "tuned"},
         otherwise="authors'",
     ),
-    Source(("mnist-mlp",), "MNIST MLP"),
-    Source(("small-convnets",), "small CNN"),
-    Source(("random-architectures",), "50 random CNNs", column="batch_loss", pooled=True),
-    Source(
+    RecordSource(("mnist-mlp",), "MNIST MLP"),
+    RecordSource(("small-convnets",), "small CNN"),
+    RecordSource(("random-architectures",), "50 random CNNs", column="batch_loss", pooled=True),
+    RecordSource(
         ("mnist1d-kryball",),
         "MNIST-1D",
         cases=("minibatch", "full-batch", "relu", "tanh", "gelu"),
     ),
-    Source(("cifar-kryball",), "CIFAR CNN"),
-    Source(
+    RecordSource(("cifar-kryball",), "CIFAR CNN"),
+    RecordSource(
         ("fosi",),
         "digits",
         tuning={
@@ -116,13 +116,13 @@ SOURCES: tuple[Source, ...] = (
         },
         otherwise="tuned",
     ),
-    Source(("char-transformer",), "characters", cases=("main",), tuning=_CHAR),
-    Source(
+    RecordSource(("char-transformer",), "characters", cases=("main",), tuning=_CHAR),
+    RecordSource(
         ("resnet18-cifar10",),
         "ResNet-18",
         tuning={"series-2-published": "authors'", "sgd": "authors'", "adam": "authors'"},
     ),
-    Source(
+    RecordSource(
         ("transformer-race",),
         "transformer",
         tuning={"adamw": "tuned", "sophia": "tuned", "amos-90": "hindsight"},
@@ -186,7 +186,7 @@ def has(record: str, folder: Path | None = None) -> bool:
     return ((folder or results_folder()) / f"{record}.json").is_file()
 
 
-def entries(folder: Path | None = None, sources: Sequence[Source] = SOURCES) -> list[Entry]:
+def entries(folder: Path | None = None, sources: Sequence[RecordSource] = SOURCES) -> list[Entry]:
     """Every recorded run that can be compared by loss, in the order of ``sources``; records that are absent are not.
 
     Raises
@@ -250,12 +250,12 @@ def work_before(step: np.ndarray, spent: np.ndarray, ended: bool) -> np.ndarray:
     return spent - rise
 
 
-def _wanted(source: Source, run: Mapping[str, Any]) -> bool:
+def _wanted(source: RecordSource, run: Mapping[str, Any]) -> bool:
     case = source.cases is None or run.get("case") in source.cases
     return run.get("role", "run") == "run" and case and "curve" in run
 
 
-def _entry(source: Source, name: str, record: Mapping[str, Any], run: Mapping[str, Any]) -> Entry:
+def _entry(source: RecordSource, name: str, record: Mapping[str, Any], run: Mapping[str, Any]) -> Entry:
     curve = run["curve"]
     missing = [key for key in ("step", "work", source.column) if key not in curve]
     if missing:

@@ -39,9 +39,9 @@ def image_folder(
     ``train_share`` of each class train, chosen with ``split_seed``. Labels are the positions of the classes in
     alphabetical order, pictures are ordered by class and name.
 
-    What was decoded is kept in the cache folder, 3 ``size``² bytes a picture, for as long as the files have the same
-    names, sizes and dates, and is read from there as it is needed (1.28 million pictures of 224 x 224 fill 193 GB, 100
-    classes of ImageNet 19 GB). Where the cache cannot be written, pictures are kept in memory.
+    What was decoded is kept in the cache folder, 3 bytes for each of ``size**2`` pixels, for as long as the files have
+    the same names, sizes and dates, and is read from there as it is needed (1.28 million pictures of 224 x 224 fill 193
+    GB, 100 classes of ImageNet 19 GB). Where the cache cannot be written, pictures are kept in memory.
 
     Parameters
     ----------
