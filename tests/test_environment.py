@@ -104,4 +104,4 @@ def test_gpu_lines_are_comments():
 
 
 def test_extras_are_the_documented_ones():
-    assert {"book", "torch", "cupy", "sweep", "peers", "curvlinops", "test", "lint", "data"} == set(EXTRAS)
+    assert {"book", "torch", "cupy", "sweep", "peers", "curvlinops", "pdf", "test", "lint", "data"} == set(EXTRAS)

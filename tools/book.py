@@ -1,6 +1,7 @@
 """Build the book: `python tools/book.py` (or `make book`).
 
-Jupyter Book does the work; this file adds what it lacks:
+Jupyter Book writes the pages; this file adds what it lacks:
+  * chapters execute several at a time (`JOBS`, 2 unless told), see tools/execute.py;
   * nothing changed since the last good build: say so and stop;
   * the execution cache belongs to one state of the package, the recorded results and the lock file, because
     jupyter-cache looks only at the cells of a chapter; a change of one chapter executes that chapter alone;
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
+from execute import chapters_of, collect_claims, execute_chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("_build")
@@ -31,7 +33,7 @@ SLOW_CHAPTER_SECONDS = 60
 
 # What a chapter's numbers depend on besides its own cells, and what the pages depend on besides that.
 EXECUTION_INPUTS = ("refimpl", "data/results", "requirements.lock")
-SETTINGS = ("_config.yml", "_toc.yml", "tools/book.py")
+SETTINGS = ("_config.yml", "_toc.yml", "tools/book.py", "tools/execute.py")
 PAGE_INPUTS = (*EXECUTION_INPUTS, *SETTINGS, "book")
 # Lines of the build that tell a reader nothing.
 NOISE = ("Kernel is running over TCP", "ParserConfig(", "==========", "writing output", "Cached executed notebook")
@@ -81,11 +83,7 @@ def build_pages(config: Path) -> tuple[int, list[str]]:
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     command += ["build", str(SOURCE), "--config", str(config), "--toc", str(Path("_toc.yml").resolve())]
     command += ["--path-output", ".", "-W", "--keep-going"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "NO_COLOR": "1"}
-    environment["REFIMPL_CLAIMS_DIR"] = str((BUILD / "claims").resolve())
-    pipe = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-    )
+    pipe = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     assert pipe.stdout is not None
     trouble: list[str] = []
     for line in pipe.stdout:
@@ -95,6 +93,21 @@ def build_pages(config: Path) -> tuple[int, list[str]]:
         if TROUBLE.search(text) and text not in trouble:
             trouble.append(text)
     return pipe.wait(), trouble
+
+
+def execute(cache: Path) -> list[str]:
+    """Execute what the cache does not hold and collect the claims; return the tracebacks of chapters that failed."""
+    chapters = chapters_of(SOURCE, Path("_toc.yml"), cache)
+    settings = yaml.safe_load(Path("_config.yml").read_text(encoding="utf-8"))["execute"]
+    at_once = max(1, int(os.environ.get("JOBS") or 2))
+    trouble = []
+    for done in execute_chapters(chapters, cache, timeout=settings["timeout"], at_once=at_once):
+        verdict = "FAILED" if done.trouble else "executed"
+        print(f"  {done.path.relative_to(SOURCE)}: {verdict} in {done.seconds:.1f} s", flush=True)
+        if done.trouble:
+            trouble.append(f"{done.path}: {done.trouble}")
+    collect_claims(chapters, cache, BUILD / "claims")
+    return trouble
 
 
 def report_times(cache: Path, started: float) -> None:
@@ -123,6 +136,7 @@ def main() -> int:
     """Build the book if anything changed; return an exit status."""
     if os.environ.get("REFIMPL_DATA"):
         os.environ["REFIMPL_DATA"] = str(Path(os.environ["REFIMPL_DATA"]).resolve())  # kernels run in other folders
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "NO_COLOR": "1"}  # for every chapter's kernel
     os.chdir(ROOT)
     started = time.time()
     BUILD.mkdir(exist_ok=True)
@@ -147,9 +161,13 @@ def main() -> int:
     os.utime(cache)
     prune_caches(keep=cache)
 
-    print("Executing chapters and writing pages (the first build takes some minutes).", flush=True)
+    print("Executing chapters (the first time takes some minutes).", flush=True)
     built_with.write_text("", encoding="utf-8")
-    status, trouble = build_pages(derived_config(cache))
+    trouble = execute(cache)
+    status = 1 if trouble else 0
+    if not status:
+        print("Writing pages.", flush=True)
+        status, trouble = build_pages(derived_config(cache))
     if status:
         # Pages that were read without being written whole must be read again next time.
         shutil.rmtree(doctrees, ignore_errors=True)
