@@ -57,8 +57,8 @@ format: $(READY)  ## let ruff format and fix what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-mutants: $(READY)  ## break the package on purpose and see that the tests notice
-	@$(BIN)/python tests/mutations.py
+mutants: $(READY)  ## break the package on purpose and see that the tests notice (ARGS=--record: for the book)
+	@$(BIN)/python tests/mutations.py $(ARGS)
 
 clean:  ## remove everything that was built (the environment stays)
 	rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
