@@ -59,13 +59,15 @@ def judge(mutant: Mutant, copy: Path) -> str:
         status, output = run_tests([mutant.test], copy)
     except ValueError as error:
         return f"NOT APPLIED ({error})"
+    except subprocess.TimeoutExpired as error:
+        return f"NOT DECIDED (no answer within {error.timeout:.0f} s)"
     finally:
         path.write_text(original, encoding="utf-8")
     # Only failed tests count: 2 and more mean that pytest could not import or find them.
     return {0: "SURVIVED", 1: "caught"}.get(status, f"BROKEN (pytest says {status}: {output.strip()[-300:]})")
 
 
-def run_tests(tests: Sequence[str], copy: Path, seconds: int = 300) -> tuple[int, str]:
+def run_tests(tests: Sequence[str], copy: Path, seconds: int = 600) -> tuple[int, str]:
     """Exit status and output of pytest on the named tests of ``copy``."""
     environment = os.environ | {
         "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
@@ -110,7 +112,8 @@ class Recording:
         self.path, self.state = path, state_of_the_code()
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         same = old.get("state") == self.state
-        self.rows: dict[str, dict[str, str]] = {row["id"]: row for row in old.get("mutants", [])} if same else {}
+        decided = [row for row in old.get("mutants", []) if row["verdict"] in ("caught", "SURVIVED")] if same else []
+        self.rows: dict[str, dict[str, str]] = {row["id"]: row for row in decided}
 
     def add(self, mutant: Mutant, verdict: str) -> None:
         """Store a verdict."""
