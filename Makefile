@@ -12,7 +12,7 @@ ifdef REFIMPL_DATA
 export REFIMPL_DATA := $(abspath $(REFIMPL_DATA))
 endif
 
-.PHONY: help setup book test site notebooks serve bench cuda lint format mutants clean
+.PHONY: help setup book test site notebooks offline pdf vectors serve bench cuda lint format mutants clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -37,6 +37,15 @@ test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a not
 
 site: $(READY)  ## test the built book: links, offline resources, a real browser
 	@$(BIN)/python -m pytest tests/book -m site $(ARGS)
+
+offline: book  ## the built book as one zip file that needs no server and no network: _build/saddle-free-offline.zip
+	@$(BIN)/python tools/offline.py
+
+pdf: book  ## the built book as one PDF file, printed by Chromium: _build/saddle-free.pdf
+	@$(BIN)/python tools/pdf.py
+
+vectors: $(READY)  ## the golden vectors as one zip file for implementers in any language: _build/golden-vectors-*.zip
+	@$(BIN)/python tools/vectors.py pack
 
 serve: book  ## build, then show the book on http://localhost:$(PORT)
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"

@@ -104,8 +104,52 @@ def test_claims_are_written_for_the_ledger_as_they_are_made(tmp_path, monkeypatc
     found = json.loads(path.read_text(encoding="utf-8"))
     assert [claim["id"] for claim in found] == ["3.first", "3.second"]
     assert found[1]["source"] == "eq. 4"
-    assert set(found[0]) == {"id", "statement", "check", "status", "source"}
+    assert set(found[0]) == {"id", "statement", "check", "status", "source", "tolerance", "of"}
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda claims: claims.holds("x", "s", True), None),
+        (lambda claims: claims.equal("x", "s", 1, 1), None),
+        (lambda claims: claims.close("x", "s", 1.0, 1.0, rtol=1e-12), {"rtol": 1e-12}),
+        (lambda claims: claims.close("x", "s", 1.0, 1.0, rtol=0.1, atol=2), {"rtol": 0.1, "atol": 2.0}),
+        (lambda claims: claims.within("x", "s", 0.5, 0, 1, runs=50), {"low": 0.0, "high": 1.0, "runs": 50}),
+        (lambda claims: claims.recorded("x", "s", True, record="uci"), None),
+    ],
+)
+def test_tolerance_can_be_read_by_a_program(tmp_path, monkeypatch, make, expected):
+    monkeypatch.setenv("REFIMPL_CLAIMS_DIR", str(tmp_path))
+    claims = Claims("3")
+    make(claims)
+    (written,) = json.loads((tmp_path / "chapter-3.json").read_text(encoding="utf-8"))
+    assert written["tolerance"] == expected == claims.made[0].tolerance
+
+
+OF = {
+    "holds": lambda claims, of: claims.holds("x", "s", True, of=of),
+    "equal": lambda claims, of: claims.equal("x", "s", 1, 1, of=of),
+    "close": lambda claims, of: claims.close("x", "s", 1.0, 1.0, rtol=1e-9, of=of),
+    "within": lambda claims, of: claims.within("x", "s", 0.5, 0.0, 1.0, runs=5, of=of),
+    "recorded": lambda claims, of: claims.recorded("x", "s", True, record="uci", of=of),
+}
+
+
+@pytest.mark.parametrize("kind", OF)
+@pytest.mark.parametrize(("of", "expected"), [("thm-a", ["thm-a"]), (("thm-a", "lem-b"), ["thm-a", "lem-b"]), ((), [])])
+def test_claim_names_the_theorems_that_it_supports(tmp_path, monkeypatch, kind, of, expected):
+    monkeypatch.setenv("REFIMPL_CLAIMS_DIR", str(tmp_path))
+    OF[kind](Claims("3"), of)
+    assert json.loads((tmp_path / "chapter-3.json").read_text(encoding="utf-8"))[0]["of"] == expected
+
+
+@pytest.mark.parametrize("of", ["", ("thm-a", ""), (3,)])
+def test_label_of_a_theorem_is_text(of):
+    claims = Claims("3")
+    with pytest.raises(ValueError, match="must be the label of a theorem or a tuple of labels"):
+        claims.holds("x", "s", True, of=of)
+    assert claims.made == []
 
 
 def test_nothing_is_written_unasked(tmp_path, monkeypatch):

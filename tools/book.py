@@ -5,7 +5,8 @@ Jupyter Book writes the pages; this file adds what it lacks:
   * nothing changed since the last good build: say so and stop;
   * the execution cache belongs to one state of the package, the recorded results and the lock file, because
     jupyter-cache looks only at the cells of a chapter; a change of one chapter executes that chapter alone;
-  * any failed cell and any Sphinx warning is an error;
+  * any failed cell, any Sphinx warning and any theorem or bold statement without a claim (tools/ledger.py) is an error;
+  * the ledger of claims, the notebooks to download, previews and menus (tools/finish.py);
   * how long each chapter took to execute.
 """
 
@@ -23,6 +24,10 @@ from pathlib import Path
 
 import yaml
 from execute import chapters_of, collect_claims, execute_chapters
+from finish import finish
+from furniture import known_repository
+from ledger import problems, write_ledger
+from notebooks import export
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path("_build")
@@ -32,9 +37,9 @@ KEPT_CACHES = 2
 SLOW_CHAPTER_SECONDS = 60
 
 # What a chapter's numbers depend on besides its own cells, and what the pages depend on besides that.
-EXECUTION_INPUTS = ("refimpl", "data/results", "requirements.lock")
+EXECUTION_INPUTS = ("refimpl", "data/results", "data/mutants.json", "requirements.lock")
 SETTINGS = ("_config.yml", "_toc.yml", "tools/book.py", "tools/execute.py")
-PAGE_INPUTS = (*EXECUTION_INPUTS, *SETTINGS, "book")
+PAGE_INPUTS = (*EXECUTION_INPUTS, *SETTINGS, "book", "tools")
 # Lines of the build that tell a reader nothing.
 NOISE = ("Kernel is running over TCP", "ParserConfig(", "==========", "writing output", "Cached executed notebook")
 TROUBLE = re.compile(r"\bWARNING: |\bERROR: |\bExecutionError: |^[A-Z]\w*(?:Error|Exception|Interrupt)\b(?!.*building)")
@@ -53,8 +58,10 @@ def files_below(places: Iterable[str | Path]) -> list[Path]:
 
 
 def fingerprint(places: Iterable[str | Path]) -> str:
-    """Hash of names and contents of all files in `places`, of the Python version and the data folder: 16 digits."""
+    """16 digits: a hash of the names and contents of all files in `places`, of the Python version, of the data folder
+    and of the repository that the launch buttons name."""
     digest = hashlib.sha256(sys.version.encode())
+    digest.update((known_repository() or "").encode())
     digest.update(os.environ.get("REFIMPL_DATA", "no local data").encode())  # decides which data the chapters see
     for path in files_below(places):
         digest.update(f"\0{path.as_posix()}\0".encode())
@@ -96,7 +103,10 @@ def build_pages(config: Path) -> tuple[int, list[str]]:
 
 
 def execute(cache: Path) -> list[str]:
-    """Execute what the cache does not hold and collect the claims; return the tracebacks of chapters that failed."""
+    """Execute what the cache does not hold and write the ledger of claims.
+
+    Returns the tracebacks of chapters that failed; where none did, what is wrong with the claims.
+    """
     chapters = chapters_of(SOURCE, Path("_toc.yml"), cache)
     settings = yaml.safe_load(Path("_config.yml").read_text(encoding="utf-8"))["execute"]
     at_once = max(1, int(os.environ.get("JOBS") or 2))
@@ -107,7 +117,8 @@ def execute(cache: Path) -> list[str]:
         if done.trouble:
             trouble.append(f"{done.path}: {done.trouble}")
     collect_claims(chapters, cache, BUILD / "claims")
-    return trouble
+    write_ledger(BUILD / "claims", SOURCE, BUILD / "ledger.md")
+    return trouble or problems(SOURCE, BUILD / "claims")
 
 
 def report_times(cache: Path, started: float) -> None:
@@ -173,6 +184,8 @@ def main() -> int:
         shutil.rmtree(doctrees, ignore_errors=True)
         print("\nThe book was NOT built:", *trouble, sep="\n  ", flush=True)
         return 1
+    export(SOURCE, BUILD / "notebooks", Path("_toc.yml"))
+    finish(BUILD / "html", BUILD / "notebooks", known_repository())
     built_with.write_text(base, encoding="utf-8")
     stamp.write_text(state, encoding="utf-8")
     report_times(cache, started)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 ClaimStatus = Literal["exact", "to tolerance", "statistical", "recorded"]
+Labels = str | tuple[str, ...]
 
 
 class ClaimFailed(AssertionError):
@@ -25,17 +26,27 @@ class ClaimFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim with the check that was executed for it."""
+    """One claim with the check that was executed for it.
+
+    `tolerance` says for programs what `check` says in words: ``{"rtol": 1e-12}``,
+    ``{"low": 0, "high": 1, "runs": 50}``, or None where nothing may differ. `of` names the theorems, by their labels,
+    that the check supports.
+    """
 
     id: str
     statement: str
     check: str
     status: ClaimStatus
     source: str = ""
+    tolerance: dict[str, float] | None = None
+    of: tuple[str, ...] = ()
 
 
 class Claims:
     """The claims of one chapter.
+
+    Every kind of claim takes ``source``, the place in the literature that says so, and ``of``, the label (or a tuple of
+    labels) of the theorem, lemma, proposition or corollary that the check supports.
 
     >>> claims = Claims("0")
     >>> claims.close("horse", "the step ends at (0, 3)", [0.0, 3.0], [0.0, 3.0], atol=1e-12)
@@ -48,17 +59,17 @@ class Claims:
         self.chapter = chapter
         self.made: list[Claim] = []
 
-    def holds(self, name: str, statement: str, condition: Any, *, source: str = "") -> None:
+    def holds(self, name: str, statement: str, condition: Any, *, source: str = "", of: Labels = ()) -> None:
         """A yes-or-no claim: ``condition`` must be true."""
         if not bool(condition):
             raise ClaimFailed(f"claim {self.chapter}.{name} is false: {statement}")
-        self._add(name, statement, "a condition that must be true", "exact", source)
+        self._add(name, statement, "a condition that must be true", "exact", source, of)
 
-    def equal(self, name: str, statement: str, value: Any, expected: Any, *, source: str = "") -> None:
+    def equal(self, name: str, statement: str, value: Any, expected: Any, *, source: str = "", of: Labels = ()) -> None:
         """A claim about whole numbers or strings: ``value`` must equal ``expected``."""
         if value != expected:
             raise ClaimFailed(f"claim {self.chapter}.{name}: {statement}; got {value!r}, expected {expected!r}")
-        self._add(name, statement, f"equals {expected!r}", "exact", source)
+        self._add(name, statement, f"equals {expected!r}", "exact", source, of)
 
     def close(
         self,
@@ -70,6 +81,7 @@ class Claims:
         rtol: float = 0.0,
         atol: float = 0.0,
         source: str = "",
+        of: Labels = (),
     ) -> None:
         """A claim about numbers: ``|value - expected| <= atol + rtol |expected|``, entry by entry."""
         if rtol <= 0 and atol <= 0:
@@ -81,8 +93,9 @@ class Claims:
             raise ClaimFailed(
                 f"claim {self.chapter}.{name}: {statement}; got {value!r}, expected {expected!r}, off by {worst:.3g}"
             )
-        bound = " and ".join(f"{k} {v:.1g}" for k, v in (("rtol", rtol), ("atol", atol)) if v)
-        self._add(name, statement, f"within {bound}", "to tolerance", source)
+        tolerance = {k: float(v) for k, v in (("rtol", rtol), ("atol", atol)) if v}
+        bound = " and ".join(f"{k} {v:.1g}" for k, v in tolerance.items())
+        self._add(name, statement, f"within {bound}", "to tolerance", source, of, tolerance)
 
     def within(
         self,
@@ -94,17 +107,19 @@ class Claims:
         *,
         runs: int,
         source: str = "",
+        of: Labels = (),
     ) -> None:
         """A statistical claim: over ``runs`` seeded runs the statistic lies in [low, high]."""
         if not (math.isfinite(value) and low <= value <= high):
             raise ClaimFailed(f"claim {self.chapter}.{name}: {statement}; got {value:.6g}, not in [{low:g}, {high:g}]")
-        self._add(name, statement, f"in [{low:.3g}, {high:.3g}] over {runs} runs", "statistical", source)
+        tolerance = {"low": float(low), "high": float(high), "runs": int(runs)}
+        self._add(name, statement, f"in [{low:.3g}, {high:.3g}] over {runs} runs", "statistical", source, of, tolerance)
 
-    def recorded(self, name: str, statement: str, condition: Any, *, record: str) -> None:
+    def recorded(self, name: str, statement: str, condition: Any, *, record: str, of: Labels = ()) -> None:
         """A claim read off a recorded run: ``condition`` is evaluated on the record, not on a live run."""
         if not bool(condition):
             raise ClaimFailed(f"claim {self.chapter}.{name} does not hold in {record}: {statement}")
-        self._add(name, statement, f"read from the record {record}", "recorded", record)
+        self._add(name, statement, f"read from the record {record}", "recorded", record, of)
 
     def table(self) -> Any:
         """The claims made so far, as a table that renders in a notebook."""
@@ -114,11 +129,23 @@ class Claims:
         lines += [f"| {c.id} | {_cell(c.statement)} | {_cell(c.check)} | {c.status} |" for c in self.made]
         return Markdown("\n".join(lines))
 
-    def _add(self, name: str, statement: str, check: str, status: ClaimStatus, source: str) -> None:
+    def _add(
+        self,
+        name: str,
+        statement: str,
+        check: str,
+        status: ClaimStatus,
+        source: str,
+        of: Labels,
+        tolerance: dict[str, float] | None = None,
+    ) -> None:
+        labels = (of,) if isinstance(of, str) else tuple(of)
+        if not all(isinstance(label, str) and label for label in labels):
+            raise ValueError(f"of={of!r} must be the label of a theorem or a tuple of labels")
         identity = f"{self.chapter}.{name}"
         if any(claim.id == identity for claim in self.made):
             raise ValueError(f"claim {identity} was made already; give each claim its own name")
-        self.made.append(Claim(identity, statement, check, status, source))
+        self.made.append(Claim(identity, statement, check, status, source, tolerance, labels))
         self._write()  # at once: solutions of exercises make claims after the table is shown
 
     def _write(self) -> None:
