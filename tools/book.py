@@ -184,6 +184,8 @@ def main() -> int:
         shutil.rmtree(doctrees, ignore_errors=True)
         print("\nThe book was NOT built:", *trouble, sep="\n  ", flush=True)
         return 1
+    # Sphinx copies these only when some page is out of date.
+    shutil.copytree(SOURCE / "_static", BUILD / "html" / "_static", dirs_exist_ok=True)
     export(SOURCE, BUILD / "notebooks", Path("_toc.yml"))
     finish(BUILD / "html", BUILD / "notebooks", known_repository())
     built_with.write_text(base, encoding="utf-8")

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 
 import yaml
@@ -243,6 +244,8 @@ class PlainMarkdown:
             return f"\n```{title}\n{text}\n```\n"
         if name == "glossary":
             return "\n" + self.glossary(body) + "\n"
+        if name == "raw" and 'class="explorer"' in text:
+            return quote(interactive_figure(text))
         if name in DROPPED:
             return ""
         if name not in ("div", "container", "grid", "grid-item", "grid-item-card", "tab-set", "tab-item"):
@@ -371,6 +374,18 @@ def split_options(body: list[str]) -> tuple[dict[str, str], list[str]]:
         options[match[1]] = match[2].strip()
         index += 1
     return options, body[index:]
+
+
+def interactive_figure(html: str) -> str:
+    """What stands in a notebook for an interactive figure of the online book: its title, if its caption has one.
+
+    >>> interactive_figure("<figure><figcaption><b>Interactive: a <var>K</var> &lt; 3.</b> More.</figcaption></figure>")
+    'The online book has an interactive figure here: *a K < 3.*'
+    """
+    title = re.search(r"<b>(?:Interactive:\s*)?(.*?)</b>", html, re.S)
+    words = unescape(re.sub(r"<[^>]*>", "", title[1])) if title else ""
+    said = "The online book has an interactive figure here"
+    return f"{said}: *{' '.join(words.split())}*" if words else f"{said}."
 
 
 def quote(text: str) -> str:

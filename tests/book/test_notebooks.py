@@ -4,11 +4,13 @@ Oracle: the text that a reader of plain Markdown should see, written out by hand
 """
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,6 +118,20 @@ assert 1 + 1 == 2
 ```{solution-end}
 ```
 
+```{raw} html
+<figure class="explorer" data-explorer="saddle">
+<figcaption>
+<p><b>Interactive: steps on <var>f</var>, with
+sliders.</b> Move them.</p>
+</figcaption>
+</figure>
+<script src="../_static/explorers/saddle.js"></script>
+```
+
+```{raw} html
+<hr>
+```
+
 ```{glossary}
 saddle
   A critical point.
@@ -131,14 +147,19 @@ TOC = (
 )
 
 
+def tool(name):
+    """A module of the folder `tools`, which is no package."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """The two chapters exported, as {name: notebook}; and the messages of the export."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        export = importlib.import_module("notebooks").export
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
+    export = tool("notebooks").export
     folder = tmp_path_factory.mktemp("book")
     (folder / "book" / "part").mkdir(parents=True)
     (folder / "_toc.yml").write_text(TOC, encoding="utf-8")
@@ -165,7 +186,19 @@ def test_notebooks_are_valid(exported):
 def test_no_markup_of_myst_is_left(exported):
     for notebook in exported.values():
         assert "{eq}" not in text_of(notebook).replace("`plain {code}`", "")
-        for leftover in ("```{", ":::", ":label:", "{prf:ref}", "{cite", "{glue", "{numref}", ")=", "{doc}"):
+        for leftover in (
+            "<script",
+            "<hr>",
+            "```{",
+            ":::",
+            ":label:",
+            "{prf:ref}",
+            "{cite",
+            "{glue",
+            "{numref}",
+            ")=",
+            "{doc}",
+        ):
             assert leftover not in text_of(notebook)
 
 
@@ -188,6 +221,7 @@ def test_no_markup_of_myst_is_left(exported):
         "<details>\n<summary>Solution to Exercise 1.1</summary>\n\nBecause.\n\n</details>",
         "**Exercise 1.2.**\n\nWith the keyboard.",
         "**Solution to Exercise 1.2.**",
+        "> The online book has an interactive figure here: *steps on f, with sliders.*",
         "**saddle**: A critical point.",
         "* Some One. *A Title*. Journal, 2000.",
     ],
@@ -202,8 +236,62 @@ def test_references_to_another_chapter(exported):
 
 def test_code_cells_are_untouched(exported):
     cells = [cell for cell in exported["first"].cells if cell.cell_type == "code"]
-    assert [cell.source for cell in cells] == ['from myst_nb import glue\nglue("answer", 42)', "assert 1 + 1 == 2"]
-    assert cells[0].metadata.tags == ["hide-input"]
+    assert [cell.source for cell in cells[1:]] == ['from myst_nb import glue\nglue("answer", 42)', "assert 1 + 1 == 2"]
+    assert cells[1].metadata.tags == ["hide-input"]
+
+
+class Shell:
+    """What IPython's magic in a cell calls, written down instead of done."""
+
+    def __init__(self):
+        self.calls = []
+
+    def system(self, line):
+        self.calls.append(line)
+
+    def run_line_magic(self, name, line, **_):
+        self.calls.append(f"{name} {line}")
+
+
+def run_first_cell(cell, monkeypatch, installed):
+    shell = Shell()
+    if not installed:
+        monkeypatch.setitem(sys.modules, "refimpl", None)  # import then raises ImportError
+    code = TransformerManager().transform_cell(cell.source)
+    exec(compile(code, "first cell", "exec"), {"get_ipython": lambda: shell})
+    return shell.calls
+
+
+def test_first_cell_does_nothing_where_the_package_is(exported, monkeypatch):
+    first = next(cell for cell in exported["first"].cells if cell.cell_type == "code")
+    assert first.metadata.tags == ["remove-cell"]
+    assert exported["first"].cells[0].source.startswith("# Saddles")  # the title stays on top
+    assert run_first_cell(first, monkeypatch, installed=True) == []
+
+
+def test_first_cell_says_how_to_install_where_no_repository_is_known(exported, monkeypatch):
+    first = next(cell for cell in exported["first"].cells if cell.cell_type == "code")
+    with pytest.raises(ImportError, match="clone of the book's repository"):
+        run_first_cell(first, monkeypatch, installed=False)
+
+
+def test_first_cell_fetches_the_package_from_its_repository(monkeypatch):
+    monkeypatch.setenv("REFIMPL_RESULTS", "restored afterwards")
+    cell = tool("notebooks").first_code_cell("someone/book")
+    assert run_first_cell(cell, monkeypatch, installed=True) == []
+    clone, install = run_first_cell(cell, monkeypatch, installed=False)
+    assert clone.endswith("https://github.com/someone/book saddle-free")
+    assert install.startswith('pip install --quiet "./saddle-free[')
+    assert os.environ["REFIMPL_RESULTS"].endswith("saddle-free/data/results")
+
+
+def test_first_cell_refuses_what_is_no_repository():
+    with pytest.raises(ValueError, match="owner/name"):
+        tool("notebooks").first_code_cell("x; rm -rf /")
+
+
+def test_notebooks_without_code_have_no_first_cell(exported):
+    assert not [cell for cell in exported["second"].cells if cell.cell_type == "code"]
 
 
 def test_caption_follows_its_figure(exported):
@@ -213,10 +301,6 @@ def test_caption_follows_its_figure(exported):
 
 
 def test_a_fence_that_is_not_closed_is_an_error():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        module = importlib.import_module("plain_markdown")
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
+    module = tool("plain_markdown")
     with pytest.raises(ValueError, match="not closed"):
         module.PlainMarkdown("page", module.Library(), Path()).render("```{note}\ntext")
