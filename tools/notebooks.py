@@ -2,7 +2,8 @@
 
 Jupyter shows CommonMark and TeX; it knows no MyST directives. jupytext turns each chapter into a notebook and
 `tools/plain_markdown.py` rewrites its text cells, with the same numbers of equations, theorems and figures as
-in the built book. These notebooks are what readers download and what the tests execute.
+in the built book. These notebooks are what readers download and what the tests execute. Their first code cell does
+nothing where the package is installed; elsewhere (Colab) it installs it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import jupytext
 import nbformat
 import yaml
+from furniture import checked_name, known_repository
 from plain_markdown import GLUED, Library, PlainMarkdown, read_bibliography
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +26,27 @@ NOTE_ON_GLUE = (
     "*In this notebook* ⟨name⟩ *stands for a number that the book prints in the text: "
     'a cell below computes it and stores it with* `glue("name", …)`*.*'
 )
+
+FIRST_CELL = """\
+# Where the package is installed, this cell does nothing. Elsewhere it says how to get it, or gets it.
+try:
+    import refimpl
+except ImportError:
+"""
+# A clone, not an address for pip alone: chapters read recorded runs, which are no part of the package.
+FETCHED = """\
+    import os
+    !git clone --quiet --depth 1 https://github.com/{repository} saddle-free
+    %pip install --quiet "./saddle-free[torch,data,peers]" matplotlib myst-nb psutil
+    os.environ["REFIMPL_RESULTS"] = os.path.abspath("saddle-free/data/results")
+"""
+ADVICE = """\
+    raise ImportError(
+        "refimpl is not installed here. In a clone of the book's repository, call\\n"
+        "    pip install '.[torch,data,peers,book]'\\n"
+        "or `make test`, which sets everything up in .venv; then start Jupyter from there."
+    ) from None
+"""
 
 
 def chapter_numbers(toc: Path) -> dict[str, int]:
@@ -56,7 +79,15 @@ def figure_cells(cell: Any, renderer: PlainMarkdown) -> list[Any]:
     return [nbformat.v4.new_markdown_cell(f"**{title}** {renderer.render(str(figure['caption']))}")]
 
 
-def plain_notebook(path: Path, page: str, library: Library) -> Any:
+def first_code_cell(repository: str | None) -> Any:
+    """The cell that makes the package importable; ``repository`` is `owner/name` on GitHub, or None if not known."""
+    rest = ADVICE if repository is None else FETCHED.format(repository=checked_name(repository))
+    cell = nbformat.v4.new_code_cell((FIRST_CELL + rest).strip())
+    cell.metadata.update({"tags": ["remove-cell"], "jupyter": {"source_hidden": True}})
+    return cell
+
+
+def plain_notebook(path: Path, page: str, library: Library, repository: str | None = None) -> Any:
     """Return one chapter as a notebook whose text cells are plain Markdown."""
     notebook = jupytext.read(path)
     renderer = PlainMarkdown(page, library, folder=path.parent)
@@ -74,6 +105,8 @@ def plain_notebook(path: Path, page: str, library: Library) -> Any:
             cells[0].source = f"{heading}\n\n{NOTE_ON_GLUE}\n\n{rest.strip()}".strip()
         else:
             cells.insert(0, nbformat.v4.new_markdown_cell(NOTE_ON_GLUE))
+    if any(cell.cell_type == "code" for cell in cells):
+        cells.insert(1 if cells[0].cell_type == "markdown" else 0, first_code_cell(repository))
     references = renderer.reference_list()
     if references:
         cells.append(nbformat.v4.new_markdown_cell(references))
@@ -88,8 +121,11 @@ def plain_notebook(path: Path, page: str, library: Library) -> Any:
     return notebook
 
 
-def export(source: Path, target: Path, toc: Path) -> list[Path]:
-    """Write a notebook into `target` for each chapter in `source`; return the files written."""
+def export(source: Path, target: Path, toc: Path, repository: str | None = None) -> list[Path]:
+    """Write a notebook into `target` for each chapter in `source`; return the files written.
+
+    `repository` is where the notebooks' first cell gets the package from, as `owner/name` on GitHub.
+    """
     pages = sorted(source.rglob("*.md"))
     chapters = [path for path in pages if is_chapter(path)]
     library = Library(
@@ -110,7 +146,7 @@ def export(source: Path, target: Path, toc: Path) -> list[Path]:
         page = path.relative_to(source).with_suffix("").as_posix()
         out = target / f"{page}.ipynb"
         out.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(plain_notebook(path, page, library), out)
+        nbformat.write(plain_notebook(path, page, library, repository), out)
         written.append(out)
     for image, relative in sorted(library.images):
         (target / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +159,7 @@ def export(source: Path, target: Path, toc: Path) -> list[Path]:
 def main(source: str = "book", target: str = "_build/notebooks") -> int:
     """Export all chapters and say where they are."""
     os.chdir(ROOT)
-    written = export(Path(source), Path(target), Path("_toc.yml"))
+    written = export(Path(source), Path(target), Path("_toc.yml"), known_repository())
     for path in written:
         print(f"  {path}")
     print(f"{len(written)} notebooks in {target}")
