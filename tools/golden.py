@@ -1,6 +1,6 @@
 """Computes the golden vectors in refimpl/verify/vectors again, in 60-digit arithmetic and without refimpl.
 
-    python tools/golden.py          write the files
+    python tools/golden.py          write the files, then the manifest of tools/vectors.py
     python tools/golden.py --check  compare the stored files with a fresh computation, write nothing
 
 Only definitions are used here: the formula of each loss (derivatives are central differences, which in 60 digits
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,28 @@ from golden_kryball import kryball_cases
 from golden_methods import methods
 from golden_problems import LOSSES, formula, network_loss, network_outputs
 from golden_series import series
+from vectors import problems as package_problems
+from vectors import write as write_package
 
 FOLDER = Path(__file__).resolve().parent.parent / "refimpl" / "verify" / "vectors"
 SCHEMA = 1
 DIGITS = 60
 
 
-def files() -> dict[str, dict[str, Any]]:
-    """Name -> content of every file of golden vectors."""
-    with mp.workdps(DIGITS):
-        groups = {
-            "spectrum": spectrum(), "methods": methods(), "problems": problems(), "networks": networks(),
-            "series": series(), "curveball": curveball_cases(), "kryball": kryball_cases(),
-            "elmo": elmo_cases(),
-        }  # fmt: skip
-        about = f"expected values computed with {DIGITS} digits and rounded to binary64; inputs are exact in binary64"
-        return {name: {"schema": SCHEMA, "precision": about, "cases": plain(cases)} for name, cases in groups.items()}
+def files(only: Sequence[str] = (), digits: int = DIGITS) -> dict[str, dict[str, Any]]:
+    """Name -> content of every file of golden vectors, or of those named; computed with so many decimal digits."""
+    groups: dict[str, Callable[[], list[Case]]] = {
+        "spectrum": spectrum, "methods": methods, "problems": problems, "networks": networks,
+        "series": series, "curveball": curveball_cases, "kryball": kryball_cases,
+        "elmo": elmo_cases,
+    }  # fmt: skip
+    about = f"expected values computed with {DIGITS} digits and rounded to binary64; inputs are exact in binary64"
+    with mp.workdps(digits):
+        return {
+            name: {"schema": SCHEMA, "precision": about, "cases": plain(group())}
+            for name, group in groups.items()
+            if name in (only or groups)
+        }
 
 
 def direction(
@@ -244,7 +250,15 @@ def main(arguments: Sequence[str]) -> int:
             different.append(path.name)
     if different:
         print(f"differ from a fresh computation: {', '.join(different)}")
-    return 1 if different else 0
+    try:
+        wrong = package_problems()
+        if "--check" not in arguments:
+            write_package()
+            wrong = []
+    except ValueError as error:
+        wrong = [str(error)]
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    return 1 if different or wrong else 0
 
 
 if __name__ == "__main__":

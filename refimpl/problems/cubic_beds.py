@@ -176,6 +176,8 @@ class RandomSines(Toy):
     ValueError
         Shapes that do not fit, numbers that are not finite.
 
+    Examples
+    --------
     >>> wave = RandomSines([2.0], [[3.0]])
     >>> wave.lipschitz, wave.at(wave.backend.asarray([0.0])).gradient.tolist()
     (54.0, [6.0])

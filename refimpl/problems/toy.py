@@ -142,6 +142,8 @@ class DoubleWell(Toy):
     ----------
     n : number of coordinates, at least 1.
 
+    Examples
+    --------
     >>> well = DoubleWell()
     >>> well.at(well.backend.zeros(2)).hessian().round(12).tolist()
     [[-1.0, 0.0], [0.0, 1.0]]

@@ -1,4 +1,7 @@
-"""``python -m refimpl.verify``: compare the package with the golden vectors on every array library that is here."""
+"""``python -m refimpl.verify``: compare the package with the golden vectors on every array library that is here.
+
+With ``--method NAME ADAPTER`` an optimizer of your own is compared with the method that it should be.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from refimpl.arrays import Backend, get_backend
 from refimpl.verify.golden import Outcome, cases, run_case
+from refimpl.verify.kit import LEVELS, command
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="GROUP", help=f"one group of: {groups}")
     parser.add_argument("--backend", metavar="NAME", help="one library: numpy, torch, array-api-strict or cupy")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    own = parser.add_argument_group("an optimizer of your own")
+    own.add_argument("--method", metavar="NAME", help="the method it should be; 'list' prints them all")
+    own.add_argument("adapter", nargs="?", metavar="ADAPTER", help="package.module:name or path/to/file.py:name")
+    own.add_argument("--level", metavar="LEVEL", action="append", help=f"of: {', '.join(LEVELS)}; may be repeated")
+    own.add_argument("--setting", metavar="NAME=VALUE", action="append", default=[], help="may be repeated")
+    own.add_argument("--markdown", action="store_true", help="print a table to paste into a pull request")
     chosen = parser.parse_args(arguments)
+    if chosen.method is not None:
+        return command.run(
+            chosen.method, chosen.adapter, levels=chosen.level, settings=chosen.setting,
+            as_json=chosen.json, as_markdown=chosen.markdown,
+        )  # fmt: skip
+    unused = [name for name in ("adapter", "level", "setting", "markdown") if getattr(chosen, name)]
+    if unused:
+        print(f"error: {unused[0]} needs --method NAME; --method list prints the names", file=sys.stderr)
+        return 2
     try:
         todo = cases(chosen.only)
         columns = _columns(chosen.backend)

@@ -25,6 +25,9 @@ from refimpl.verify.causes import likely_slip
 
 SCHEMA = 1
 
+ABOUT = ("manifest.json", "schema.json")
+"""Files beside the vectors that describe them."""
+
 CALLS: dict[str, Callable[..., Any]] = {
     **checks_spectrum.CALLS, **checks_methods.CALLS, **checks_problems.CALLS, **checks_series.CALLS,
     **checks_curveball.CALLS, **checks_kryball.CALLS, **checks_elmo.CALLS,
@@ -87,7 +90,8 @@ def cases(group: str | None = None) -> tuple[Case, ...]:
     'spectrum/eigenvalues'
     """
     folder = resources.files("refimpl.verify") / "vectors"
-    files = {entry.name[:-5]: entry for entry in folder.iterdir() if entry.name.endswith(".json")}
+    found_files = [entry for entry in folder.iterdir() if entry.name.endswith(".json") and entry.name not in ABOUT]
+    files = {entry.name[:-5]: entry for entry in found_files}
     if group is not None and group not in files:
         raise ValueError(f"unknown group {group!r}; choose one of {sorted(files)}")
     found: list[Case] = []

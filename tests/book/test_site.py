@@ -1,29 +1,16 @@
 """The built book, read as a reader's browser reads it: nothing from outside, no dead link, every picture described.
 
-Oracle: the HTML in `_build/html` itself, parsed by BeautifulSoup, and a real browser (Chromium) where there is one.
+Oracle: the HTML in `_build/html` itself, parsed by BeautifulSoup; `test_browser.py` opens the same pages in a browser.
 `make site` runs this file after `make book`.
 """
 
 import functools
-import http.server
 import re
-import shutil
-import subprocess
-import threading
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser_cases import BUILT, PAGES, SITE, TEXT_PAGES
 from bs4 import BeautifulSoup
-
-SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
-BUILT = (SITE / "index.html").is_file()
-GENERATED = {"genindex.html", "search.html", "py-modindex.html", "prf-prf.html"}
-PAGES = (
-    sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if "_static" not in p.parts) if BUILT else []
-)
-TEXT_PAGES = [p for p in PAGES if p not in GENERATED and not p.startswith("_modules/")]
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
     pytest.mark.site,
@@ -162,72 +149,3 @@ def test_no_unrendered_markup(name):
     for code in main.find_all(["pre", "code", "script"]) + main.select(".math"):
         code.decompose()
     assert not re.search(r"\{[a-z:-]+\}`|:::|\(\w+-[\w-]+\)=", main.get_text())
-
-
-@pytest.fixture
-def server():
-    """The folder of the built book on a local port; `.missing` collects the paths that were asked for in vain."""
-    missing = []
-
-    class Recorder(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def log_request(self, code="-", size="-"):
-            if int(code) >= 400 and self.path != "/favicon.ico":
-                missing.append(self.path)
-
-    handler = functools.partial(Recorder, directory=str(SITE))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        running.address, running.missing = f"http://127.0.0.1:{running.server_port}", missing
-        yield running
-        running.shutdown()
-
-
-def browse(server, name, folder):
-    """Open a page in Chromium, without a network; return the page after its scripts ran and the console's lines."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={folder}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    command += ["--enable-logging=stderr", "--log-level=0", "--virtual-time-budget=20000", "--dump-dom"]
-    done = subprocess.run([*command, f"{server.address}/{name}"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    console = [line.partition("CONSOLE")[2] for line in done.stderr.splitlines() if "CONSOLE" in line]
-    dom = done.stdout.replace(server.address, "")  # MathJax writes whole addresses of its own fonts
-    return BeautifulSoup(dom, "html.parser"), [line for line in console if not CHATTER.search(line)]
-
-
-# Chromium writes errors and remarks at one level; these are the remarks of the theme's scripts.
-CHATTER = re.compile(r"Got invalid theme mode: \. Resetting|\[PST\]: |\[togglebutton\]: Adding|\[Sphinx Design\]")
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-
-
-@needs_browser
-@pytest.mark.parametrize("name", TEXT_PAGES)
-def test_page_opens_in_a_browser(name, server, tmp_path):
-    """All formulas set, nothing missing, nothing from outside, and a silent console."""
-    soup, console = browse(server, name, tmp_path)
-    assert console == []
-    assert server.missing == []
-    assert outside_loads(soup) == []
-    assert soup.find("h1")
-    assert len(soup.find_all("mjx-container")) >= len(page(name).select("span.math, div.math"))
-    assert not soup.select("mjx-merror, [data-mjx-error]")
-
-
-@needs_browser
-def test_browser_check_can_fail(server, tmp_path):
-    """A script that is missing, one that throws, one that loads from outside: each is noticed."""
-    probe = SITE / "_static" / "probe.html"
-    probe.write_text(
-        '<h1>x</h1><script src="missing.js"></script><script>const s = document.createElement("script");'
-        's.src = "https://cdn.example/x.js"; document.head.append(s); nothing()</script>',
-        encoding="utf-8",
-    )
-    try:
-        soup, console = browse(server, "_static/probe.html", tmp_path)
-    finally:
-        probe.unlink()
-    assert any("nothing is not defined" in line for line in console)
-    assert server.missing == ["/_static/missing.js"]
-    assert "https://cdn.example/x.js" in outside_loads(soup)
