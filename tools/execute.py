@@ -86,7 +86,8 @@ def _execute(chapter: Chapter, claims: str, timeout: int) -> tuple[Any, float, s
     Path(scratch).mkdir(parents=True)
     os.environ["REFIMPL_CLAIMS_DIR"] = scratch
     folder = str(chapter.path.resolve().parent)
-    done = single_nb_execution(chapter.notebook, cwd=folder, timeout=timeout, allow_errors=False)
+    quiet = ["--log-level=ERROR"]  # or each kernel says that it speaks TCP
+    done = single_nb_execution(chapter.notebook, cwd=folder, timeout=timeout, allow_errors=False, extra_arguments=quiet)
     if done.err is None:
         os.replace(scratch, claims)
     else:
