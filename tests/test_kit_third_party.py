@@ -4,9 +4,11 @@ Oracle: the libraries themselves, which share nothing with this package; and, fo
 step or the trust-region subproblem solved by a root finder. What is not installed is skipped.
 """
 
+import importlib.metadata
 import json
 import warnings
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +294,14 @@ def test_jax_computes_in_float64_and_is_left_as_it_was():
     assert found[0] == 1 / 3
     assert jax.config.jax_enable_x64 == before
     assert jax.numpy.ones(1).dtype == ("float64" if before else "float32")
+
+
+def test_the_record_that_the_book_shows_is_of_these_versions_and_verdicts():
+    path = Path(third_party.__file__).parents[2] / "data" / "third-party.json"
+    rows = {row["optimizer"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    assert rows.keys() == PEERS.keys()
+    for name, row in rows.items():
+        assert row["verdict"] == ("differs" if name in DIFFERENT else "agrees")
+        assert row["reason"] == PEERS[name].differs
+        if installed(PEERS[name]):
+            assert row["version"] == importlib.metadata.version(PEERS[name].package)

@@ -37,7 +37,7 @@ KEPT_CACHES = 2
 SLOW_CHAPTER_SECONDS = 60
 
 # What a chapter's numbers depend on besides its own cells, and what the pages depend on besides that.
-EXECUTION_INPUTS = ("refimpl", "data/results", "data/mutants.json", "requirements.lock")
+EXECUTION_INPUTS = ("refimpl", "data/results", "data/mutants.json", "data/third-party.json", "requirements.lock")
 SETTINGS = ("_config.yml", "_toc.yml", "tools/book.py", "tools/execute.py")
 PAGE_INPUTS = (*EXECUTION_INPUTS, *SETTINGS, "book", "tools")
 # Lines of the build that tell a reader nothing.

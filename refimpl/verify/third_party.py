@@ -5,6 +5,9 @@
     print(*third_party_table(), sep="\\n")           # everything that is installed, in about half a minute
     check_peer("scipy.linalg.sqrtm").text()           # one of them, its report card
 
+``python -m refimpl.verify.third_party`` prints the table; with ``--record FILE`` it is stored as well, with where it
+comes from, for the book.
+
 Each library is imported when it is first asked for. What is written here is only what joins the two: settings under the
 library's names, arrays of the library's kind. Wherever a library can be told to take one step without a line search, it
 is; a method without memory is started again at each step.
@@ -12,14 +15,19 @@ is; a method without memory is started again at each step.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl.experiments.records import provenance, write_record
 from refimpl.verify.kit import Card, check_method
 
 Host = np.ndarray
@@ -228,3 +236,23 @@ def in_jax(compute: Callable[..., Any], *arrays: Any) -> Host:
     place = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     with place.enable_x64(True):
         return np.asarray(compute(*(jax.numpy.asarray(a) for a in arrays)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, and store it where ``--record`` says; 0 unless something is not installed."""
+    parser = argparse.ArgumentParser(prog="python -m refimpl.verify.third_party", description=main.__doc__)
+    parser.add_argument("--record", metavar="FILE", type=Path)
+    chosen = parser.parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = third_party_table()
+    for row in rows:
+        print(f"{row.optimizer:<60s} {row.version:<10s} {row.verdict:<14s} {row.checks:<9s} {row.reason}")
+    if chosen.record:
+        about = provenance() | {"command": "python -m refimpl.verify.third_party --record " + chosen.record.name}
+        write_record(chosen.record, {"schema": 1, "provenance": about, "rows": [row._asdict() for row in rows]})
+    return 0 if all(row.version for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
