@@ -304,4 +304,5 @@ def test_the_record_that_the_book_shows_is_of_these_versions_and_verdicts():
         assert row["verdict"] == ("differs" if name in DIFFERENT else "agrees")
         assert row["reason"] == PEERS[name].differs
         if installed(PEERS[name]):
-            assert row["version"] == importlib.metadata.version(PEERS[name].package)
+            here = importlib.metadata.version(PEERS[name].package)
+            assert row["version"].partition("+")[0] == here.partition("+")[0]

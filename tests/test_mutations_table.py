@@ -4,10 +4,11 @@ That the tests notice the bugs is what `make mutants` shows; this only keeps it 
 """
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
-from mutations import MUTANTS, Mutant, judge, make_copy, mutated
+from mutations import MUTANTS, RECORD, Mutant, judge, make_copy, mutated, row_of
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "refimpl"
@@ -31,6 +32,11 @@ def test_named_test_exists(mutant):
 def test_ids_are_unique_and_bugs_are_explained():
     assert len({mutant.id for mutant in MUTANTS}) == len(MUTANTS) >= 16
     assert all(mutant.bug.endswith(".") for mutant in MUTANTS)
+
+
+def test_the_record_that_the_book_shows_is_of_these_bugs_and_all_were_caught():
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))["mutants"]
+    assert rows == [row_of(mutant, "caught") for mutant in MUTANTS], "make mutants ARGS=--record"
 
 
 def test_text_that_is_gone_is_an_error():
