@@ -164,17 +164,19 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
         stop = time.monotonic() + 60
         checkpoint, record = Checkpoint(tmp_path / "c", {}), tmp_path / "r.json"
         before = len(seen)
-        while time.monotonic() < stop and (len(seen) < before + 4 or random.random() < 0.5):
-            if not record.exists():
-                time.sleep(0.01)
-                continue
-            with warnings.catch_warnings(action="error"):
-                for numbers in (checkpoint.load(), json.loads(record.read_text())["numbers"]):
-                    assert len(numbers) in (20_000, 5_000)
-                    assert len(set(numbers)) == 1
-                    seen.add(numbers[0])
-        time.sleep(random.random() / 100)
-        writer.kill()
+        try:
+            while time.monotonic() < stop and (len(seen) < before + 4 or random.random() < 0.5):
+                if not record.exists():
+                    time.sleep(0.01)
+                    continue
+                with warnings.catch_warnings(action="error"):
+                    for numbers in (checkpoint.load(), json.loads(record.read_text())["numbers"]):
+                        assert len(numbers) in (20_000, 5_000)
+                        assert len(set(numbers)) == 1
+                        seen.add(numbers[0])
+            time.sleep(random.random() / 100)
+        finally:  # it would write for ever
+            writer.kill()
         assert writer.wait() == -signal.SIGKILL, writer.stderr.read()
         writer.stderr.close()
         assert checkpoint.load() is not None
