@@ -29,9 +29,9 @@ book: $(READY)  ## execute every chapter and build the book into _build/html
 notebooks: $(READY)  ## export the chapters as plain notebooks into _build/notebooks
 	@$(BIN)/python tools/notebooks.py
 
-test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a notebook
+test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a notebook (unless `make book` just did)
 	@echo "tests, doctests and notebooks, $(JOBS) at a time"
-	@$(BIN)/python -m pytest tests refimpl tools README.md _build/notebooks -m "not site" -n $(JOBS) --dist loadfile \
+	@$(BIN)/python -m pytest tests refimpl tools README.md $$($(BIN)/python tools/pending.py) -m "not site" -n $(JOBS) --dist loadfile \
 	  --doctest-modules --doctest-glob=README.md --ignore=tests/mutations.py \
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(ARGS)
 

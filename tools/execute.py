@@ -59,14 +59,19 @@ def chapters_of(source: Path, toc: Path, cache: Path) -> list[Chapter]:
     return found
 
 
+def is_executed(chapter: Chapter, cache: Path) -> bool:
+    """Whether the cache holds the chapter, and its claims with it."""
+    known = {record.hashkey for record in get_cache(str(cache)).list_cache_records()}
+    return chapter.key in known and (cache / CLAIMS / chapter.key).is_dir()
+
+
 def execute_chapters(chapters: list[Chapter], cache: Path, *, timeout: int, at_once: int) -> Iterator[Executed]:
     """Execute those chapters that the cache does not hold, ``at_once`` at a time; say what became of each.
 
     A chapter that fails is not stored; the others go on.
     """
     store = get_cache(str(cache))
-    known = {record.hashkey for record in store.list_cache_records()}
-    todo = [c for c in chapters if c.key not in known or not (cache / CLAIMS / c.key).is_dir()]
+    todo = [chapter for chapter in chapters if not is_executed(chapter, cache)]
     if not todo:
         return
     with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -105,3 +105,14 @@ def test_changed_code_has_another_key_and_changed_text_has_not(book, execute):
         assert key() != chapters[0].key
     finally:
         path.write_text(text, encoding="utf-8")
+
+
+def test_notebooks_that_the_book_has_executed_are_not_pending(book, execute, monkeypatch):
+    folder, _, _ = book
+    (folder / "notebooks" / "part").mkdir(parents=True)
+    for name in ("good", "bad"):
+        (folder / "notebooks" / "part" / f"{name}.ipynb").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    pending = importlib.import_module("pending").pending
+    assert [path.stem for path in pending(Path("notebooks"), Path("cache"))] == ["bad"]
+    assert [path.stem for path in pending(Path("notebooks"), Path("no cache"))] == ["bad", "good"]
