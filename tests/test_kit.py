@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -352,7 +353,14 @@ def raises(gradient, hvp, learning_rate):
     [
         (raises, "ZeroDivisionError: no luck today"),
         (lambda gradient, hvp: np.zeros((3, 1)), "it must be"),
-        (lambda gradient, hvp: "up", "UFuncTypeError|UFuncNoLoop|ufunc"),
+        (lambda gradient, hvp: "up", r"the direction has shape \(\); it must be \(4,\)"),
+        (lambda gradient, hvp: gradient[0], r"the direction has shape \(\); it must be \(4,\)"),
+        (lambda gradient, hvp: None, r"the direction has shape \(\)"),
+        (lambda gradient, hvp: sys.exit(0), "SystemExit: 0"),
+        (
+            SimpleNamespace(init=lambda task: SimpleNamespace(x=task.start), step=lambda task, s: None),
+            "the state is None; init and step must return it",
+        ),
     ],
 )
 def test_an_exception_is_a_failed_row_with_its_first_line(mistake, note):
@@ -360,6 +368,48 @@ def test_an_exception_is_a_failed_row_with_its_first_line(mistake, note):
     assert not any(row.passed for row in card.rows)
     assert re.search(note, card.rows[0].note)
     assert card.cause == ""
+
+
+def test_a_direction_may_be_a_list_or_a_tensor():
+    torch = pytest.importorskip("torch")
+    for form in (list, lambda move: torch.tensor(move, requires_grad=True)):
+        with_form = lambda gradient, hvp, learning_rate, form=form: form(-learning_rate * gradient)  # noqa: E731
+        assert check_method("gradient-descent", with_form, levels=["one step"]).passed
+
+
+def test_float64_that_is_rounded_to_float32_is_seen():
+    coarse = SimpleNamespace(
+        init=lambda task: task.start.astype("f4"),
+        step=lambda task, x: x - np.float32(0.05) * task.gradient(x).astype("f4"),
+    )
+    (row,) = [row for row in check_method("gradient-descent", coarse).failed if row.name == "dtype kept"]
+    assert row.note == "float64 rounded to float32"
+
+
+@pytest.mark.parametrize(("form", "finite"), [(np.sign, ()), (lambda m: np.nan_to_num(np.sign(m)), ("NaN",))])
+def test_an_infinite_gradient_is_a_long_one_where_steps_are_bounded(form, finite):
+    """Lion as it is printed: the sign of infinity is 1. That NaN has no sign must still show."""
+
+    class Lion:
+        def init(self, task, **settings):
+            return SimpleNamespace(x=task.start, m=np.zeros_like(task.start), k=SimpleNamespace(**settings))
+
+        def step(self, task, s):
+            g = task.gradient(s.x)
+            s.x = s.x - s.k.learning_rate * (form(s.k.beta1 * s.m + (1 - s.k.beta1) * g) + s.k.weight_decay * s.x)
+            s.m = s.k.beta2 * s.m + (1 - s.k.beta2) * g
+            return s
+
+    assert tuple(row.name.split()[0] for row in check_method("lion", Lion()).failed) == finite
+
+
+def test_settings_that_are_not_taken_are_said_where_something_failed():
+    wrong = check_method("gradient-descent", lambda gradient, hvp, lr=0.001: -lr * gradient, levels=["one step"])
+    assert "not taken by name, so its own values were used: learning_rate" in wrong.text()
+    assert "used: learning\\_rate" in wrong.markdown()
+    assert wrong.as_json()["left_out"] == ["learning_rate"]
+    right = check_method("gradient-descent", lambda gradient, hvp: -0.05 * gradient, levels=["one step"])
+    assert "not taken" not in right.text() + right.markdown()
 
 
 def test_the_first_wrong_step_is_named():
@@ -411,6 +461,9 @@ def test_settings_are_those_of_the_method_unless_others_are_asked_for():
         ({"method": "no such"}, "unknown method 'no such'; choose one of .*curveball"),
         ({"levels": ["twelve steps"]}, "unknown level 'twelve steps'"),
         ({"settings": {"rate": 1}}, r"gradient-descent has no setting \['rate'\]; it has \['learning_rate'\]"),
+        ({"settings": {"learning_rate": -1}}, "gradient-descent cannot be run with .*finite and positive, got -1"),
+        ({"settings": {"learning_rate": [1]}}, "cannot be run with .*must be a real number"),
+        ({"method": "lion", "settings": {"learning_rate": float("inf")}}, "its first step is not finite"),
     ],
 )
 def test_wrong_requests_are_refused(options, message):
@@ -432,6 +485,21 @@ def test_card_prints_as_text_markdown_and_json():
     assert {"level": "edge cases", "error": None, "passed": False}.items() <= next(
         row for row in back["rows"] if row["name"].startswith("NaN")
     ).items()
+
+
+def test_markdown_prints_a_message_as_it_is():
+    def odd(gradient, hvp):
+        raise ValueError("a|b <class 'x'> __init__ *b* `c`")
+
+    table = check_method("gradient-descent", odd, levels=["one step"]).markdown()
+    assert r"a\|b \<class 'x'\> \_\_init\_\_ \*b\* \`c\`" in table
+
+
+def test_json_is_valid_whatever_the_settings_are():
+    card = check_method("gradient-descent", descent, settings={"learning_rate": np.float32(0.05)}, levels=["one step"])
+    assert json.loads(card.json())["settings"] == {"learning_rate": pytest.approx(0.05)}
+    odd = replace(card, settings={"a": np.int64(3), "b": np.inf, "c": (1, 2), "d": None, "e": True})
+    assert json.loads(odd.json())["settings"] == {"a": 3, "b": None, "c": "(1, 2)", "d": None, "e": True}
 
 
 def test_assert_conforms_raises_the_card():
@@ -464,6 +532,10 @@ def test_conformance_test_refuses_at_once():
         conformance_test("no such", descent)
     with pytest.raises(ValueError, match="has no setting"):
         conformance_test("gradient-descent", descent, settings={"rate": 1})
+    with pytest.raises(ValueError, match="cannot be run"):
+        conformance_test("gradient-descent", descent, settings={"learning_rate": -1})
+    with pytest.raises(TypeError, match="level"):
+        conformance_test("gradient-descent", descent, level="one step")
 
 
 def test_an_optimizer_of_this_package_is_wrapped():
@@ -499,6 +571,19 @@ def test_command_checks_an_optimizer(file, capsys):
     assert "does **not** conform" in capsys.readouterr().out
 
 
+def test_command_prints_nothing_but_the_card(tmp_path, capsys):
+    (tmp_path / "beside_it.py").write_text("RATE = 0.05\n", encoding="utf-8")
+    (tmp_path / "talks.py").write_text(
+        "import beside_it\nprint('made')\n"
+        "def own(gradient, hvp):\n    print('step')\n    return -beside_it.RATE * gradient\n",
+        encoding="utf-8",
+    )
+    assert main(["--method", "gradient-descent", f"{tmp_path / 'talks.py'}:own", "--level", "one step", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["passed"]
+    assert said.err.split()[:2] == ["made", "step"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -510,10 +595,15 @@ def test_command_checks_an_optimizer(file, capsys):
         (["--method", "adam", "{broken}:x"], "raised SyntaxError"),
         (["{file}:Descent"], "needs --method"),
         (["--markdown"], "needs --method"),
+        (["--method", "adam", "{file}:ascent", "--only", "spectrum"], "--only is for golden vectors"),
+        (["--method", "adam", "{file}:ascent", "--setting", "beta1=[1]"], "adam cannot be run with"),
+        (["--method", "adam", "{leaves}:x"], "called sys.exit(0)"),
     ],
 )
 def test_command_says_what_is_wrong(file, tmp_path, capsys, arguments, message):
     broken = tmp_path / "broken.py"
     broken.write_text("def :", encoding="utf-8")
-    assert main([a.format(file=file, broken=broken) for a in arguments]) == 2
+    leaves = tmp_path / "leaves.py"
+    leaves.write_text("import sys\nsys.exit(0)", encoding="utf-8")
+    assert main([a.format(file=file, broken=broken, leaves=leaves) for a in arguments]) == 2
     assert message in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 
-from refimpl.verify.kit import METHODS, check_method
+from refimpl.verify.kit import LEVELS, METHODS, check_method
 from refimpl.verify.kit.adapter import as_adapter
 from refimpl.verify.kit.tasks import TASKS
 from refimpl.verify.kit.textbook_second_order import MOVES, SLIPS, textbook
@@ -35,10 +35,19 @@ ONE_STEP = {
     "damped-newton": SLIPS["damped-newton"],
     "series-sfn": SLIPS["series-sfn"],
     "lanczos-sfn": SLIPS["lanczos-sfn"],
+    "saddle-free-newton": {
+        "uphill", "no rate", "diagonal", "transposed", "newton", "no root", "root twice", "positive part", "before",
+        "half", "not squared", "outside", "inside",
+    },
+    "levenberg-marquardt": {
+        "uphill", "no output curvature", "gradient without its factor", "textbook", "hessian", "magnitudes",
+        "no damping", "half", "squared", "marquardt", "diagonal",
+    },
+    "kryball": {"no saddle-free direction", "newton direction", "no radius", "cut", "ratio's sign"},
     "gauss-newton": SLIPS["gauss-newton"],
     "cubic": {"half sigma", "twice sigma", "uphill", "newton", "magnitudes"},
     "arc": {"half sigma", "twice sigma"},
-}
+}  # fmt: skip
 """Slips that one step tells apart from all others."""
 
 PLANTED = [(method, slip) for method, slips in SLIPS.items() for slip in slips]
@@ -59,6 +68,8 @@ def test_reference_and_textbook_conform(name):
     method = METHODS[name]
     card = check_method(name, method.textbook(""))
     assert card.passed, card.text()
+    assert card.levels == LEVELS
+    assert card.cause == ""
     assert max(row.error for row in card.rows if row.level != "precision") < 1e-9
     own = check_method(name, method.reference, levels=["invariances", "edge cases", "precision"])
     assert own.passed, own.text()

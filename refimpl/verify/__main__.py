@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own.add_argument("--markdown", action="store_true", help="print a table to paste into a pull request")
     chosen = parser.parse_args(arguments)
     if chosen.method is not None:
+        unused = [name for name in ("only", "backend") if getattr(chosen, name)]
+        if unused:
+            print(f"error: --{unused[0]} is for golden vectors, it says nothing with --method", file=sys.stderr)
+            return 2
         return command.run(
             chosen.method, chosen.adapter, levels=chosen.level, settings=chosen.setting,
             as_json=chosen.json, as_markdown=chosen.markdown,

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from refimpl.verify.kit.adapter import Adapter, OptimizerAdapter, as_adapter, load
 from refimpl.verify.kit.card import Card, NotConforming
 from refimpl.verify.kit.levels import LEVELS, cases
 from refimpl.verify.kit.method import Method
 from refimpl.verify.kit.methods import METHODS, method_named
 from refimpl.verify.kit.task import Task
-from refimpl.verify.kit.walks import Check, Examiner, common_factor, likely_cause
+from refimpl.verify.kit.tasks import TASKS
+from refimpl.verify.kit.walks import Check, Examiner, common_factor, likely_cause, take
 
 __all__ = [
     "LEVELS",
@@ -64,12 +67,15 @@ def check_method(
     Raises
     ------
     ValueError
-        An unknown method, level or setting; something that is no adapter.
+        An unknown method, level or setting; settings with which the method itself cannot take a step; something that is
+        no adapter.
 
     Notes
     -----
     A cause is named where a known slip gives the answers of the adapter in every comparison that was made, the right
-    and the wrong ones; so more levels name fewer causes. Takes a few seconds at most.
+    and the wrong ones; so more levels name fewer causes. Where there is none, but every first step is too long by the
+    same factor, the factor is named instead. Takes a few seconds at most; an optimizer that never returns is not
+    stopped.
     """
     chosen, under_test = method_named(method), _adapter(adapter)
     examiner = Examiner(chosen, under_test, _settings(chosen, settings))
@@ -86,6 +92,7 @@ def check_method(
         rows=rows,
         cause=cause,
         source=chosen.source,
+        left_out=under_test.left_out(examiner.settings),
     )
 
 
@@ -97,7 +104,13 @@ def assert_conforms(method: str, adapter: Any, **options: Any) -> Card:
     return card
 
 
-def conformance_test(method: str, adapter: Any, **options: Any) -> Callable[..., None]:
+def conformance_test(
+    method: str,
+    adapter: Any,
+    *,
+    levels: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Callable[..., None]:
     """A test function for pytest, one case per check: ``test_mine = conformance_test("curveball", adapter)``.
 
     The checks are run once, when the first case needs them. Raises like :func:`check_method`, and a ValueError where
@@ -107,13 +120,13 @@ def conformance_test(method: str, adapter: Any, **options: Any) -> Callable[...,
         import pytest
     except ImportError:
         raise ValueError("conformance_test needs pytest; check_method does not") from None
-    todo = cases(method_named(method), options.get("levels"))
+    todo = cases(method_named(method), levels)
     under_test = _adapter(adapter)
-    _settings(method_named(method), options.get("settings"))
+    _settings(method_named(method), settings)
 
     @cache
     def card() -> Card:
-        return check_method(method, under_test, **options)
+        return check_method(method, under_test, levels=levels, settings=settings)
 
     @pytest.mark.parametrize(("level", "check"), [(case.level, case.name) for case in todo])
     def test_conformance(level: str, check: str) -> None:
@@ -133,4 +146,11 @@ def _settings(method: Method, changes: Mapping[str, Any] | None) -> dict[str, An
     unknown = set(changes or {}) - set(method.settings)
     if unknown:
         raise ValueError(f"{method.name} has no setting {sorted(unknown)}; it has {sorted(method.settings)}")
-    return {**method.settings, **(changes or {})}
+    settings = {**method.settings, **(changes or {})}
+    if changes:
+        # Without a right step there would be nothing to hold a wrong one against.
+        right = take(as_adapter(method.reference), TASKS[method.tasks[0]], 1, settings)
+        if right.problem or not np.isfinite(right.places).all():
+            reason = right.problem or "its first step is not finite"
+            raise ValueError(f"{method.name} cannot be run with {dict(changes)}: {reason}")
+    return settings

@@ -37,6 +37,12 @@ class Adapter:
     advance: Callable[[Task, Any], Any]
     place: Callable[[Any], Any]
     label: str = "yours"
+    takes: Callable[..., Any] | None = None
+
+    def left_out(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the settings that the optimizer does not take, so that its own values are used."""
+        taken = accepted(self.takes or self.make, settings)
+        return tuple(name for name in settings if name not in taken)
 
     def init(self, task: Task, **settings: Any) -> Any:
         """The state at ``task.start``. Settings that the optimizer's ``init`` does not name are left out."""
@@ -101,9 +107,16 @@ def load(name: str) -> Adapter:
     Raises
     ------
     ValueError
-        There is no such module, file or name, or it is no adapter.
+        There is no such module, file or name, it cannot be imported, or it is no adapter.
     """
-    module_name, _, attribute = name.partition(":")
+    try:
+        return _load(name)
+    except SystemExit as error:  # a script that runs when it is imported: it must not end the check
+        raise ValueError(f"importing {name!r} called sys.exit({error.code!r})") from None
+
+
+def _load(name: str) -> Adapter:
+    module_name, _, attribute = name.rpartition(":") if ".py:" in name else name.partition(":")
     if module_name.endswith(".py"):
         module = _from_file(Path(module_name))
     else:
@@ -154,9 +167,12 @@ def _direction(function: Callable[..., Any], label: str) -> Adapter:
     def step(task: Task, state: Moved) -> Moved:
         x = state.x
         move = function(task.gradient(x), lambda v: task.hvp(x, v), **accepted(function, state.settings))
-        return Moved(x + np.asarray(move), state.settings)
+        move = np.asarray(move.detach().cpu().numpy() if hasattr(move, "detach") else move)
+        if move.shape != x.shape:
+            raise ValueError(f"the direction has shape {move.shape}; it must be {x.shape}, what is added to x")
+        return Moved(x + move, state.settings)
 
-    return Adapter(init, step, _place_of, label)
+    return Adapter(init, step, _place_of, label, function)
 
 
 def _place_of(state: Any) -> Any:
@@ -164,6 +180,8 @@ def _place_of(state: Any) -> Any:
         return state.x
     if isinstance(state, np.ndarray) or hasattr(state, "detach"):
         return state
+    if state is None:
+        raise ValueError("the state is None; init and step must return it")
     raise ValueError(
         f"the state is neither x nor has an attribute x: {type(state).__name__}; give the adapter a read(state)"
     )
@@ -177,6 +195,8 @@ def _from_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # dataclasses look their module up there
+    if str(path.resolve().parent) not in sys.path:  # for the modules beside it, behind all others
+        sys.path.append(str(path.resolve().parent))
     spec.loader.exec_module(module)
     return module
 

@@ -31,6 +31,7 @@ class Card:
     rows : one :class:`~refimpl.verify.kit.walks.Check` each.
     cause : the likely cause in words; empty where nothing failed, or nothing known explains it.
     source : paper and equation of the method.
+    left_out : settings that the optimizer does not take by name: its own values are used.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Card:
     rows: tuple[Check, ...]
     cause: str = ""
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -65,6 +67,7 @@ class Card:
             verdict = "ok" if right == total else "FAIL"
             lines.append(f"  {name:<12s} {right:>3d} of {total:<3d} largest error {worst:>7s}  {verdict}")
         lines += [f"  likely cause: {self.cause}"] if self.cause else []
+        lines += [f"  {self._not_taken()}"] if self._not_taken() else []
         for row in self.rows if all_rows else _first(self.failed):
             verdict = "ok  " if row.passed else "FAIL"
             note = f"; {row.note}" if row.note else ""
@@ -81,27 +84,35 @@ class Card:
         for name, right, total, worst in self._summary():
             lines.append(f"| {name} | {right} of {total} | {worst} | {'✓' if right == total else '✗'} |")
         if self.cause:
-            lines += ["", f"Likely cause: {self.cause}."]
+            lines += ["", f"Likely cause: {_escaped(self.cause)}."]
+        if self._not_taken():
+            lines += ["", _escaped(self._not_taken())]
         if self.failed:
             lines += ["", "| failed check | error | allowed | note |", "| --- | --- | --- | --- |"]
             for row in _first(self.failed):
-                note = row.note.replace("|", "\\|")
-                lines.append(f"| {row.level}: {row.name} | {_number(row.error)} | {row.tolerance:.0e} | {note} |")
+                lines.append(f"| {row.level}: {row.name} | {_number(row.error)} | {row.tolerance:.0e} "
+                             f"| {_escaped(row.note)} |")  # fmt: skip
             lines += ["", *_more(self.failed, "")] if len(self.failed) > _SHOWN else []
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, numbers and text; an infinite error is null."""
+        """Plain dictionaries, lists, numbers and text; what is not finite is null."""
         rows = [{**row._asdict(), "error": row.error if math.isfinite(row.error) else None} for row in self.rows]
         return {
-            "method": self.method, "adapter": self.adapter, "settings": dict(self.settings),
+            "method": self.method, "adapter": self.adapter,
+            "settings": {key: _plain(value) for key, value in self.settings.items()}, "left_out": list(self.left_out),
             "levels": list(self.levels), "passed": self.passed, "cause": self.cause, "source": self.source,
             "rows": rows,
         }  # fmt: skip
 
     def json(self) -> str:
         """:meth:`as_json` as text."""
-        return json.dumps(self.as_json(), indent=1)
+        return json.dumps(self.as_json(), indent=1, allow_nan=False)
+
+    def _not_taken(self) -> str:
+        if self.passed or not self.left_out:
+            return ""
+        return f"not taken by name, so its own values were used: {', '.join(self.left_out)}"
 
     def _summary(self) -> list[tuple[str, int, int, str]]:
         found = []
@@ -126,6 +137,18 @@ def _first(failed: Sequence[Check]) -> list[Check]:
 def _more(failed: Sequence[Check], indent: str) -> list[str]:
     rest = len(failed) - len(_first(failed))
     return [f"{indent}… and {rest} more failed checks"] if rest else []
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown prints as it is, in a table as well."""
+    return "".join(f"\\{c}" if c in "\\`*_<>|[]$~" else c for c in text)
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, type(None))) else repr(value)
 
 
 def _number(error: float) -> str:

@@ -6,6 +6,7 @@ import ast
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from refimpl.verify.kit import METHODS, check_method, load
@@ -36,8 +37,9 @@ def run(
     try:
         if adapter is None:
             raise ValueError("say which optimizer to check, for instance mymodule:adapter or optimizer.py:adapter")
-        found = _loaded(adapter)
-        card = check_method(method, found, levels=levels or None, settings=_settings(settings))
+        with redirect_stdout(sys.stderr):  # what the optimizer prints is no part of the card
+            found = _loaded(adapter)
+            card = check_method(method, found, levels=levels or None, settings=_settings(settings))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -132,7 +132,7 @@ def _transformed(kind: str, task: Task, examiner: Examiner) -> Check:
     else:
         raise ValueError(f"unknown invariance {kind!r}")
     name = f"{kind}, {task.name}"
-    here = examiner.walk(task, _STEPS)
+    here = examiner.walked(task, _STEPS)
     there = examiner.walk(task.translated(offset) if kind == "translation" else task.mapped(matrix), _STEPS)
     back = Walk(there.places @ matrix.T + offset, there.dtype, there.problem)
     row = _judged("invariances", name, back if back.problem else here, step_errors(back, here))
@@ -152,7 +152,7 @@ _MEANING = {
 
 def _loss_scale(task: Task, examiner: Examiner) -> Check:
     assert examiner.method.rescaled is not None
-    here = examiner.walk(task, _STEPS)
+    here = examiner.walked(task, _STEPS)
     there = examiner.walk(task.scaled(_FACTOR), _STEPS, examiner.method.rescaled(examiner.settings, _FACTOR))
     name = f"loss times {_FACTOR:g}, {task.name}"
     row = _judged("invariances", name, there if there.problem else here, step_errors(there, here))
@@ -199,6 +199,8 @@ def _poisoned(name: str, task: Task, examiner: Examiner) -> Check:
         return Check("edge cases", name, 0.0, allowed, True)
     if examiner.method.judges and (found.places[-1] == found.places[0]).all():
         return Check("edge cases", name, 0.0, allowed, True, "stays where it is")
+    if examiner.method.bounded and math.isinf(task.extra):
+        return Check("edge cases", name, 0.0, allowed, True, "a long gradient: no step is longer than its bound")
     return Check("edge cases", name, math.inf, allowed, False, "goes to a finite place as if nothing had happened")
 
 
@@ -224,10 +226,12 @@ def _precision(method: Method) -> Runs:
 
 
 def _dtype(task: Task, examiner: Examiner) -> Check:
-    found = examiner.walk(task.in_dtype("float32"), 2)
-    kept = found.dtype == "float32"
-    note = found.problem or ("" if kept else f"float32 promoted to {found.dtype}")
-    return Check("precision", "dtype kept", 0.0 if kept else math.inf, 0.0, kept and not found.problem, note)
+    for kind, change in (("float32", "promoted"), ("float64", "rounded")):
+        found = examiner.walk(task.in_dtype(kind), 2)
+        if found.problem or found.dtype != kind:
+            note = found.problem or f"{kind} {change} to {found.dtype}"
+            return Check("precision", "dtype kept", math.inf, 0.0, False, note)
+    return Check("precision", "dtype kept", 0.0, 0.0, True)
 
 
 def _single(name: str, task: Task, steps: int, examiner: Examiner) -> Check:

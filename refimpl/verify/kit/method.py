@@ -29,6 +29,7 @@ class Method:
     needs_outputs : the loss must have outputs (Gauss–Newton methods).
     judges : a step is tried before it is taken, so a loss that is not finite may leave x where it is.
     inverts : without damping, a singular Hessian has no right answer: an error or a place that is not finite will do.
+    bounded : no entry of a step is longer than some bound, so an infinite gradient is only a long one.
     mirrors : where the gradient cannot tell two sides apart, the step may go to either (trust regions, cubic models).
     small_loss : the factor of the level "precision" that makes the loss small; its inverse makes it large.
     source : paper and equation.
@@ -47,6 +48,7 @@ class Method:
     needs_outputs: bool = False
     judges: bool = False
     inverts: bool = False
+    bounded: bool = False
     mirrors: bool = False
     small_loss: float = 1e-10
     notes: str = field(default="")

@@ -129,6 +129,7 @@ def _method(
     invariances: tuple[str, ...] = (*_COORDINATES, "translation"),
     rescaled: Rescaled | None = _EPSILON,
     memoryless: bool = False,
+    bounded: bool = False,
 ) -> Method:
     """Without an ``optimizer`` of this package the textbook form, which the tests hold against a second library, is the
     reference itself."""
@@ -143,6 +144,7 @@ def _method(
         invariances=invariances,
         rescaled=rescaled,
         memoryless=memoryless,
+        bounded=bounded,
     )
 
 
@@ -167,8 +169,10 @@ FIRST_ORDER: dict[str, Method] = {
         _method("nadam", "Dozat (2016)"),
         _method("adamax", "Kingma & Ba (2015), algorithm 2; epsilon as in torch.optim"),
         _method("adopt", "Taniguchi et al. (2024), algorithm 2, clipped"),
-        _method("lion", "Chen et al. (2023), algorithm 2", invariances=_COORDINATES, rescaled=times()),
-        _method("sophia", "Liu et al. (2024), algorithm 3, with the exact diagonal", invariances=_COORDINATES),
+        _method("lion", "Chen et al. (2023), algorithm 2", invariances=_COORDINATES, rescaled=times(), bounded=True),
+        _method(
+            "sophia", "Liu et al. (2024), algorithm 3, with the exact diagonal", invariances=_COORDINATES, bounded=True
+        ),
     )
 }
 """Name -> the registry's entry."""

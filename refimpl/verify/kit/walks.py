@@ -59,7 +59,7 @@ def take(adapter: Adapter, task: Task, steps: int, settings: Mapping[str, Any]) 
                     raise ValueError(f"x has shape {x.shape} and dtype {x.dtype}; it must be ({task.n},), floating")
                 dtype = x.dtype.name
                 places.append(np.array(x, dtype=np.float64))
-    except Exception as error:  # whatever the reader's code raises
+    except (Exception, SystemExit) as error:  # whatever the reader's code raises
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return Walk(np.array(places), dtype, problem)
 
@@ -123,6 +123,13 @@ class Examiner:
         self.probes.append(Probe(task, steps, chosen, walk, mirrored))
         return walk
 
+    def walked(self, task: Task, steps: int) -> Walk:
+        """The first such walk with the usual settings; a new one where there is none yet."""
+        for p in self.probes:
+            if p.steps == steps and p.task.key == task.key and p.settings is self.settings and not p.mirrored:
+                return p.walk
+        return self.walk(task, steps)
+
     def right(self, task: Task, steps: int, settings: Mapping[str, Any] | None = None) -> Walk:
         """The walk of the reference, in float64."""
         chosen = self.settings if settings is None else settings
@@ -160,7 +167,13 @@ _KNOWN: dict[Any, Walk] = {}
 
 def _known(method: Method, slip: str | None, probe: Probe) -> Walk:
     """The walk of the reference, or of the textbook form with a slip. The same whoever is examined, so it is kept."""
-    key = (method.name, slip, probe.task.key, probe.steps, tuple(sorted(probe.settings.items())))
+    key = (
+        method.name,
+        slip,
+        probe.task.key,
+        probe.steps,
+        tuple(sorted((k, repr(v)) for k, v in probe.settings.items())),
+    )
     if key not in _KNOWN:
         if len(_KNOWN) > 20000:
             _KNOWN.clear()
