@@ -48,8 +48,8 @@ PREPARE = """([part, targets]) => {
     around = box;
   }
   document.body.replaceChildren(around);
-  article.querySelectorAll("details.hide, .explorer-controls, [data-explorer] input, [data-explorer] button")
-    .forEach((e) => e.classList.add("pdf-omitted"));
+  article.querySelectorAll("details.hide, .explorer-sliders, .explorer-try, .explorer-switch")
+    .forEach((e) => e.remove());
   article.querySelectorAll("details").forEach((e) => { e.open = true; });
   article.querySelectorAll(".toggle-hidden").forEach((e) => e.classList.remove("toggle-hidden"));
   article.querySelectorAll("img").forEach((e) => { e.loading = "eager"; });
@@ -83,7 +83,10 @@ FIT = """async () => {
     if (needed > room) e.style.zoom = Math.max(0.4, (room - 4) / needed);
   }
   for (const e of document.querySelectorAll(".cell_input, div.highlight, .admonition, .cell_output, table, blockquote"))
-    if (e.getBoundingClientRect().height < 320 && !e.parentElement.closest(".cell_input")) e.classList.add("pdf-short");
+  {
+    const short = e.getBoundingClientRect().height < (e.tagName === "TABLE" ? 450 : 320);
+    if (short && !e.parentElement.closest(".cell_input")) e.classList.add("pdf-short");
+  }
 }"""
 
 

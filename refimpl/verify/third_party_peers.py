@@ -100,7 +100,7 @@ _FIRST_ORDER = (
     _optim("NAdam", "nadam", _adam),
     _optim("Adamax", "adamax", _adam),
     _extra("Lion", "lion", _lion,
-           "a gradient that is not finite passes unseen: the sign of NaN is 0 in Torch"),
+           "a gradient of NaN passes unseen: its sign is 0 in Torch"),
     _extra("ADOPT", "adopt", _adam,
            "the bound of the clip counts the first, idle step: 2^(1/4) in the first step that moves, 1 in the paper"),
     _extra("AdaMax", "adamax", _adam),

@@ -131,7 +131,7 @@ def test_notebooks_are_notebooks(unpacked):
 @built
 @driven
 def test_read_from_disk(unpacked):
-    """From the first file on: the start page loads, formulas are set, search finds a chapter, nothing is asked outside."""
+    """From the first file on: the start page loads, formulas are set, search finds a page, all without a server."""
     with cases.open_browser() as browser:
         context = browser.new_context(offline=True)  # a request to any server fails
         page = context.new_page()
