@@ -129,7 +129,7 @@
 
   function scrolling() {
     const look = () => {
-      for (const figure of document.querySelectorAll(".bd-article .cell_output figure")) {
+      for (const figure of document.querySelectorAll(".bd-article figure")) {
         if (figure.scrollWidth > figure.clientWidth + 1) figure.tabIndex = 0;
         else figure.removeAttribute("tabindex");
       }
@@ -157,7 +157,17 @@
     });
   }
 
+  /* ---- the theme binds only the first toggle of each sidebar, which stands in a header that we do not show ---- */
+
+  function toggles() {
+    for (const side of ["primary", "secondary"]) {
+      const [first, ...others] = document.querySelectorAll("." + side + "-toggle");
+      for (const button of others) button.addEventListener("click", () => first.click());
+    }
+  }
+
   function start() {
+    toggles();
     tooltips();
     menus();
     bar();
