@@ -36,7 +36,7 @@ test: $(READY) notebooks  ## run unit tests, doctests and every chapter as a not
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 $(ARGS)
 
 site: $(READY)  ## test the built book: links, offline resources, a real browser
-	@$(BIN)/python -m pytest tests/book -m site $(ARGS)
+	@$(BIN)/python -m pytest tests/book -m site -n $(JOBS) --dist loadfile $(ARGS)
 
 offline: book  ## the built book as one zip file that needs no server and no network: _build/saddle-free-offline.zip
 	@$(BIN)/python tools/offline.py

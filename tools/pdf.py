@@ -3,7 +3,8 @@
 Chromium prints each page of the table of contents from the built site, formulas set and drop-downs open, without what
 only a screen can use and without folded code. pypdf then joins the pages: cover and contents in front, links between
 chapters turned into links within the file, bookmarks by part, chapter and section, roman and arabic page numbers.
-The reference of the package (`api`) is left out: it would be as long as the book.
+Left out are the reference of the package (`api`), as long as the book, and the list of all claims: each chapter
+prints its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SITE = Path("_build/html")
 TARGET = Path("_build/saddle-free.pdf")
 STYLE = ROOT / "tools" / "pdf.css"
-LEFT_OUT = {"api"}
+LEFT_OUT = {"api", "claims"}
 SCALE = 0.78  # of the print: a text of about 840 pixels, as wide as on the screen, on A4
 WIDTH = 847  # pixels between the margins of A4 at that scale
 BROWSER_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"]
@@ -177,7 +178,7 @@ def front_matter(site: Path, version: str, printed: Sequence[Printed]) -> str:
         f'<div class="pdf-cover"><h1>{TITLE}</h1><p class="subtitle">{SUBTITLE}</p>{image}'
         f'<p class="small">{AUTHOR} · version {version}</p>'
         '<p class="small">Printed from the web edition: there code unfolds, figures move, '
-        "and the reference of the package is to be found.</p></div>"
+        "and the reference of the package and the list of all claims are to be found.</p></div>"
         f'<div class="pdf-contents"><h1>Contents</h1>{"".join(lines)}</div></body></html>'
     )
 

@@ -188,12 +188,17 @@ def violations(page: Any, glyphs: bool = False) -> list[str]:
     return lines
 
 
+def said(message: Any) -> str:
+    """A line of the console with the place it comes from."""
+    return f"{message.text} ({message.location['url']})"
+
+
 def listen(page: Any, home: str) -> Visit:
     """Note what the page says and asks for from now on; `home` is the beginning of every address that is its own."""
     visit = Visit()
     page.on(
         "console",
-        lambda m: visit.console.append(m.text) if m.type == "error" and not CHATTER.search(m.text) else None,
+        lambda m: visit.console.append(said(m)) if m.type == "error" and not CHATTER.search(m.text) else None,
     )
     page.on("pageerror", lambda error: visit.console.append(str(error)))
     page.on("requestfailed", lambda r: visit.failed.append(f"{r.url}: {r.failure}"))

@@ -75,9 +75,9 @@ def page(context):
 class TestEveryPage:
     def test_loads_silently_and_whole(self, name, visits):
         visit = visits(name)
-        assert visit.console == []
         assert visit.failed == []
         assert visit.outside == []
+        assert visit.console == []
 
     def test_formulas_are_set(self, name, visits):
         visit = visits(name)

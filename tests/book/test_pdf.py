@@ -29,7 +29,7 @@ parts:
     numbered: true
     chapters: [{file: series/three}]
   - caption: Appendices
-    chapters: [{file: api}, {file: notation}]
+    chapters: [{file: api}, {file: claims}, {file: notation}]
 """
 
 
@@ -50,7 +50,7 @@ def test_pages_in_the_order_of_the_contents(pdf, tmp_path):
         ("landscapes/one", "Part I · Landscapes", True),
         ("landscapes/two", "Part I · Landscapes", False),
         ("series/three", "Part II · Series", True),
-        ("notation", "Appendices", True),  # the reference before it is left out
+        ("notation", "Appendices", True),  # the reference and the claims before it are left out
     ]
 
 
