@@ -363,7 +363,9 @@ def test_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 def test_interrupt_ends_the_workers(tmp_path):
     script, out = tmp_path / "walk.py", tmp_path / "out"
     script.write_text(INTERRUPTED.format(tests=str(ROOT / "tests"), root=str(ROOT), folder=str(out)))
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background may ignore it
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, heard)
     stop = time.monotonic() + 60
     while len(list(out.glob(".walk.*.checkpoint"))) < 2 and time.monotonic() < stop:
         time.sleep(0.02)
