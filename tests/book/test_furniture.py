@@ -4,16 +4,15 @@ Oracle: what a reader should find, written out by hand; BeautifulSoup and a real
 which the tools use.
 """
 
-import importlib
 import json
 import re
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+from tool_modules import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "book" / "_static"
@@ -49,15 +48,6 @@ GLOSSARY = r"""<dl class="simple glossary"><dt id="term-pass">pass<a class="head
 <span class="math">\(g=0\)</span>, see <a href="part/first.html">First</a>. &lt;/script&gt;</p></dd></dl>"""
 LISTED = '<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry">A</div></div>'
 BODIES = {"index": "<p>Hi.</p>", "part/first": FIRST, "part/second": LISTED, "glossary": GLOSSARY}
-
-
-def tool(name):
-    """A module of the folder `tools`, which is no package."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
 
 
 @pytest.fixture

@@ -203,7 +203,9 @@ def test_ledger_is_left_alone_where_nothing_changed(book, tmp_path):
 
 
 def test_escaped_text_reads_as_it_was_written():
-    markdown = pytest.importorskip("markdown_it").MarkdownIt()
+    markdown = pytest.importorskip(
+        "markdown_it", reason="markdown-it-py, which Jupyter Book brings along, is not installed"
+    ).MarkdownIt()
     text = r"|H| <= 2, x_1 ^ 2 * 3 $a$ [b](c) `d` {ref} \alpha & #1 ~"
     (inline,) = (token for token in markdown.parse(ledger.escape(text)) if token.type == "inline")
     assert "".join(child.content for child in inline.children) == text

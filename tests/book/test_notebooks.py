@@ -3,7 +3,6 @@
 Oracle: the text that a reader of plain Markdown should see, written out by hand.
 """
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from tool_modules import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,15 +145,6 @@ TOC = (
     "format: jb-book\nroot: index\nparts:\n- caption: One\n  numbered: true\n  chapters:\n"
     "  - file: part/first\n  - file: part/second\n"
 )
-
-
-def tool(name):
-    """A module of the folder `tools`, which is no package."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
 
 
 @pytest.fixture(scope="module")
